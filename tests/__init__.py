@@ -1,0 +1,1 @@
+"""Tests of danqing: unit, property, parity, distributed, e2e and guards."""

@@ -1,0 +1,1 @@
+"""Several processes give what one gives."""

@@ -1,0 +1,1 @@
+"""The same weights in our modules and in the reference classes."""
