@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class RMSNorm(nn.Module):
@@ -22,3 +23,27 @@ class RMSNorm(nn.Module):
         wide = x.float()
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return self.weight * wide.to(self.weight.dtype)
+
+
+class SwiGLU(nn.Module):
+    """Feed-forward layer whose hidden units are gated by a SiLU (Shazeer, 2020, eq. 6)."""
+
+    def __init__(self, dim: int, hidden_dim: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(dim, hidden_dim, bias=bias)
+        self.up_proj = nn.Linear(dim, hidden_dim, bias=bias)
+        self.down_proj = nn.Linear(hidden_dim, dim, bias=bias)
+
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        """Apply the layer to every token."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+def apply_rope(
+    x: Float[Tensor, "*batch seq head_dim"],
+    cos: Float[Tensor, "*#batch seq head_dim"],
+    sin: Float[Tensor, "*#batch seq head_dim"],
+) -> Float[Tensor, "*batch seq head_dim"]:
+    """Rotate the pairs (i, i + head_dim / 2) of every head (Su et al., 2021, eq. 34, split in halves)."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
