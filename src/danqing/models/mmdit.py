@@ -1,0 +1,303 @@
+"""The denoiser of Qwen-Image 1.x: a dual-stream multimodal diffusion transformer (MMDiT).
+
+Text and picture tokens keep their own weights and meet in joint attention. Every block is modulated by the noise
+level alone, so for sampling the whole schedule's modulation is a table computed once (`modulation_table`).
+
+Source: Qwen-Image technical report (arXiv 2508.02324), section 2.3 and table 1; MMDiT: Esser et al.
+(arXiv 2403.03206). Parameter names are those of `Qwen/Qwen-Image`, folder `transformer`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from danqing.errors import ConfigError, RequestError
+from danqing.models.layers import RMSNorm
+from danqing.models.rope import GridShape, image_positions, rotate, rotation, text_positions
+
+_ROWS = 16  # sigmas are modulated in groups of this many, so that a row never depends on the schedule's length
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MMDiTConfig:
+    """Sizes and switches of the denoiser; the defaults are those of Qwen-Image."""
+
+    patch_size: int = 2
+    in_channels: int = 64
+    out_channels: int = 16
+    num_layers: int = 60
+    attention_head_dim: int = 128
+    num_attention_heads: int = 24
+    joint_attention_dim: int = 3584
+    axes_dims_rope: tuple[int, int, int] = (16, 56, 56)
+    guidance_embeds: bool = False
+    zero_cond_t: bool = False
+    """Reference tokens are modulated as noise-free (Edit-2511)."""
+    use_additional_t_cond: bool = False
+    """An extra class is added to the time embedding (Layered)."""
+    use_layer3d_rope: bool = False
+    """Frames are layers and the condition is frame -1 (Layered)."""
+
+    def __post_init__(self) -> None:
+        if sum(self.axes_dims_rope) != self.attention_head_dim:
+            raise ConfigError(
+                f"MMDiT: expected axes_dims_rope to add up to attention_head_dim={self.attention_head_dim}, "
+                f"found {self.axes_dims_rope}"
+            )
+        if self.guidance_embeds:
+            raise ConfigError("MMDiT: expected guidance_embeds false, found true: no release has it")
+
+    @property
+    def dim(self) -> int:
+        """Width of both streams."""
+        return self.num_attention_heads * self.attention_head_dim
+
+
+class Modulation(NamedTuple):
+    """What the noise level does to one normalised stream: x * (1 + scale) + shift, residual * gate."""
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+
+
+class ModulationTable(NamedTuple):
+    """Modulation of all blocks; `rows` are schedule steps or batch entries."""
+
+    img: Float[Tensor, "rows layers levels six_dim"]
+    """Picture stream; two levels (sigma, 0) with `zero_cond_t`, else one."""
+    txt: Float[Tensor, "rows layers six_dim"]
+    out: Float[Tensor, "rows two_dim"]
+    """Scale and shift of the last norm, in this order."""
+
+    def at(self, step: int) -> Self:
+        """Return the single row of one step; it applies to every entry of a batch."""
+        return type(self)(*(part[step : step + 1] for part in self))
+
+
+class MMDiT(nn.Module):
+    """Velocity of noised picture tokens, given text features and optional reference tokens."""
+
+    def __init__(self, config: MMDiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        self.time_text_embed = TimeEmbedding(dim, additional=config.use_additional_t_cond)
+        self.txt_norm = RMSNorm(config.joint_attention_dim, eps=1e-6)
+        self.img_in = nn.Linear(config.in_channels, dim)
+        self.txt_in = nn.Linear(config.joint_attention_dim, dim)
+        self.transformer_blocks = nn.ModuleList(
+            Block(config, last=index == config.num_layers - 1) for index in range(config.num_layers)
+        )
+        self.norm_out = nn.ModuleDict({"linear": nn.Linear(dim, 2 * dim)})
+        self.proj_out = nn.Linear(dim, config.patch_size**2 * config.out_channels)
+
+    def forward(
+        self,
+        img: Float[Tensor, "batch img_seq in_channels"],
+        txt: Float[Tensor, "batch txt_seq text_dim"],
+        modulation: ModulationTable,
+        *,
+        shapes: Sequence[GridShape],
+        lengths: Sequence[int] | None = None,
+    ) -> Float[Tensor, "batch img_seq out_tokens"]:
+        """Return the predicted velocity (noise - latents) of every picture token.
+
+        `img` holds the noised target, then reference pictures; `shapes` their sizes in tokens, the same for the
+        whole batch. `lengths` are the true lengths of right-padded text rows (None: no padding). Modulation has one
+        row, or one per batch entry. The velocity of reference tokens means nothing.
+        """
+        shapes = [GridShape(*shape) for shape in shapes]
+        tokens = [math.prod(shape) for shape in shapes]
+        if sum(tokens) != img.shape[1]:
+            raise RequestError(f"MMDiT: expected {sum(tokens)} picture tokens for {shapes}, found {img.shape[1]}")
+        img = self.img_in(img)
+        txt = self.txt_in(self.txt_norm(txt))
+        turn = self.rotations(shapes, txt.shape[1], img.device)
+        mask = key_mask(lengths, txt.shape[1], img.shape[1], img.device)
+        for index, block in enumerate(self.transformer_blocks):
+            img_mod = _per_token(modulation.img[:, index], tokens)
+            txt, img = block(img, txt, img_mod, modulation.txt[:, index].unsqueeze(1), turn, mask)
+        scale, shift = modulation.out.unsqueeze(1).chunk(2, dim=-1)
+        return self.proj_out(_layer_norm(img) * (1 + scale) + shift)
+
+    def rotations(
+        self, shapes: Sequence[GridShape], txt_seq: int, device: torch.device
+    ) -> tuple[Float[Tensor, "2 txt_seq half_dim"], Float[Tensor, "2 img_seq half_dim"]]:
+        """Return the rotary tables of the text and the picture tokens."""
+        layered = self.config.use_layer3d_rope
+        txt = text_positions(txt_seq, shapes, layered=layered).to(device)
+        img = image_positions(shapes, layered=layered).to(device)
+        return rotation(txt, self.config.axes_dims_rope), rotation(img, self.config.axes_dims_rope)
+
+    def modulate(
+        self, sigma: Float[Tensor, " rows"], additional: int | None = None
+    ) -> ModulationTable:
+        """Return the modulation of every block for each noise level in (0, 1]."""
+        dtype = self.img_in.weight.dtype
+        levels = [sigma, torch.zeros_like(sigma)] if self.config.zero_cond_t else [sigma]
+        embedded = [F.silu(self.time_text_embed(level, dtype, additional)) for level in levels]
+        blocks = [block for block in self.transformer_blocks if isinstance(block, Block)]
+        img = torch.stack([torch.stack([block.img_mod[1](e) for e in embedded], dim=1) for block in blocks], dim=1)
+        txt = torch.stack([block.txt_mod[1](embedded[0]) for block in blocks], dim=1)
+        return ModulationTable(img, txt, self.norm_out["linear"](embedded[0]))
+
+    @torch.no_grad()
+    def modulation_table(
+        self, sigmas: Float[Tensor, " steps"], additional: int | None = None
+    ) -> ModulationTable:
+        """Return the modulation of a whole schedule, computed once; afterwards its layers are not needed.
+
+        Rows are computed in groups of one fixed shape, so that a step's row is the same in every schedule.
+        """
+        padded = F.pad(sigmas, (0, -len(sigmas) % _ROWS), value=1.0)
+        parts = [self.modulate(group, additional) for group in padded.split(_ROWS)]
+        return ModulationTable(*(torch.cat(part)[: len(sigmas)] for part in zip(*parts, strict=True)))
+
+
+class TimeEmbedding(nn.Module):
+    """Noise level to a vector: a sinusoid of 1000 sigma, two linears, optionally plus a class embedding."""
+
+    def __init__(self, dim: int, *, additional: bool) -> None:
+        super().__init__()
+        self.timestep_embedder = nn.ModuleDict({"linear_1": nn.Linear(256, dim), "linear_2": nn.Linear(dim, dim)})
+        if additional:
+            self.addition_t_embedding = nn.Embedding(2, dim)
+
+    def forward(self, sigma: Float[Tensor, " rows"], dtype: torch.dtype, additional: int | None) -> Tensor:
+        # The reference rounds the level to the activations' type first, and that is what released models saw.
+        wave = sinusoid(sigma.to(dtype)).to(dtype)
+        embedded = self.timestep_embedder["linear_2"](F.silu(self.timestep_embedder["linear_1"](wave)))
+        if additional is not None:
+            embedded = embedded + self.addition_t_embedding.weight[additional]
+        return embedded
+
+
+class Block(nn.Module):
+    """Joint attention and feed-forward of both streams; the last block has no use for its text output."""
+
+    def __init__(self, config: MMDiTConfig, *, last: bool) -> None:
+        super().__init__()
+        dim = config.dim
+        self.last = last
+        self.img_mod = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.txt_mod = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.attn = JointAttention(dim, config.attention_head_dim)
+        self.img_mlp = FeedForward(dim)
+        self.txt_mlp = FeedForward(dim)
+
+    def forward(
+        self,
+        img: Tensor,
+        txt: Tensor,
+        img_mod: Tensor,
+        txt_mod: Tensor,
+        turn: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        img_attn, img_ff = _two_modulations(img_mod)
+        txt_attn, txt_ff = _two_modulations(txt_mod)
+        txt_mixed, img_mixed = self.attn(_modulated(txt, txt_attn), _modulated(img, img_attn), turn, mask, self.last)
+        img = _finite(img + img_attn.gate * img_mixed)
+        img = _finite(img + img_ff.gate * self.img_mlp(_modulated(img, img_ff)))
+        if not self.last:
+            txt = txt + txt_attn.gate * txt_mixed
+            txt = _finite(txt + txt_ff.gate * self.txt_mlp(_modulated(txt, txt_ff)))
+        return txt, img
+
+
+class JointAttention(nn.Module):
+    """Attention over text and picture tokens together, with own projections for each stream."""
+
+    def __init__(self, dim: int, head_dim: int) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.to_q, self.to_k, self.to_v = (nn.Linear(dim, dim) for _ in range(3))
+        self.add_q_proj, self.add_k_proj, self.add_v_proj = (nn.Linear(dim, dim) for _ in range(3))
+        self.norm_q, self.norm_k = RMSNorm(head_dim, eps=1e-6), RMSNorm(head_dim, eps=1e-6)
+        self.norm_added_q, self.norm_added_k = RMSNorm(head_dim, eps=1e-6), RMSNorm(head_dim, eps=1e-6)
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+        self.to_add_out = nn.Linear(dim, dim)
+
+    def forward(
+        self, txt: Tensor, img: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, img_only: bool
+    ) -> tuple[Tensor, Tensor]:
+        txt_turn, img_turn = turn
+        txt_seq = txt.shape[1]
+        q = rotate(self.norm_q(self._heads(self.to_q(img))), img_turn)
+        k = rotate(self.norm_k(self._heads(self.to_k(img))), img_turn)
+        txt_k = rotate(self.norm_added_k(self._heads(self.add_k_proj(txt))), txt_turn)
+        k = torch.cat((txt_k, k), dim=1)
+        v = torch.cat((self._heads(self.add_v_proj(txt)), self._heads(self.to_v(img))), dim=1)
+        if not img_only:
+            q = torch.cat((rotate(self.norm_added_q(self._heads(self.add_q_proj(txt))), txt_turn), q), dim=1)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+        if img_only:
+            return txt, self.to_out[0](mixed)
+        return self.to_add_out(mixed[:, :txt_seq]), self.to_out[0](mixed[:, txt_seq:])
+
+    def _heads(self, tokens: Tensor) -> Tensor:
+        return tokens.unflatten(-1, (-1, self.head_dim))  # (batch, seq, heads, head_dim)
+
+
+class FeedForward(nn.Module):
+    """Linear to four times the width, tanh-GELU, linear back."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        expand = nn.ModuleDict({"proj": nn.Linear(dim, 4 * dim)})
+        self.net = nn.ModuleList([expand, nn.Identity(), nn.Linear(4 * dim, dim)])
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.net[2](F.gelu(self.net[0]["proj"](tokens), approximate="tanh"))
+
+
+def sinusoid(sigma: Float[Tensor, " rows"]) -> Float[Tensor, "rows 256"]:
+    """Return cosines, then sines, of 1000 sigma at 128 frequencies from 1 to 1/10000; fp32."""
+    frequencies = torch.exp(-math.log(10000) * torch.arange(128, device=sigma.device).float() / 128)
+    angle = 1000 * (sigma.float().unsqueeze(1) * frequencies)
+    return torch.cat((angle.cos(), angle.sin()), dim=1)
+
+
+def key_mask(
+    lengths: Sequence[int] | None, txt_seq: int, img_seq: int, device: torch.device
+) -> Bool[Tensor, "batch 1 1 seq"] | None:
+    """Return which keys of [text, picture] exist; None where no text row is padded."""
+    if lengths is None or all(length == txt_seq for length in lengths):
+        return None
+    txt = torch.arange(txt_seq) < torch.tensor(list(lengths)).unsqueeze(1)
+    img = torch.ones(len(lengths), img_seq, dtype=torch.bool)
+    return torch.cat((txt, img), dim=1)[:, None, None].to(device)
+
+
+def _per_token(levels: Float[Tensor, "rows levels six_dim"], tokens: list[int]) -> Tensor:
+    """Give target tokens the first level and reference tokens the last; one level broadcasts over all."""
+    if levels.shape[1] == 1:
+        return levels
+    counts = torch.tensor([tokens[0], sum(tokens[1:])], device=levels.device)
+    return levels.repeat_interleave(counts, dim=1)
+
+
+def _two_modulations(six: Tensor) -> tuple[Modulation, Modulation]:
+    parts = six.chunk(6, dim=-1)
+    return Modulation(*parts[:3]), Modulation(*parts[3:])
+
+
+def _modulated(tokens: Tensor, modulation: Modulation) -> Tensor:
+    return _layer_norm(tokens) * (1 + modulation.scale) + modulation.shift
+
+
+def _layer_norm(tokens: Tensor) -> Tensor:
+    return F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
+
+
+def _finite(tokens: Tensor) -> Tensor:
+    # fp16 alone overflows in the released 60 blocks; the reference clips there.
+    return tokens.clamp(-65504, 65504) if tokens.dtype == torch.float16 else tokens

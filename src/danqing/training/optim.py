@@ -1,0 +1,48 @@
+"""Optimizers by parameter kind, and the exponential moving average of the weights."""
+
+import torch
+from torch import Tensor, nn
+
+from danqing.training.config import TrainConfig
+
+
+def build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Return one AdamW, or Muon for the block matrices plus AdamW for the rest.
+
+    Muon orthogonalises the update of a matrix (Jordan et al., 2024); its step is scaled to the RMS of an Adam step
+    (Liu et al., arXiv 2502.16982), so that both share one learning rate.
+    """
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    matrices = [p for name, p in trained.items() if config.optimizer == "muon" and _is_block_matrix(name, p)]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in trained.values() if id(p) not in chosen]
+    common = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, betas=config.betas, eps=1e-8, **common)]
+    if matrices:
+        optimizers.append(torch.optim.Muon(matrices, momentum=0.95, adjust_lr_fn="match_rms_adamw", **common))
+    return optimizers
+
+
+def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.dim() == 2 and any(part in name for part in ("transformer_blocks.", "model.layers."))
+
+
+class EMA:
+    """Moving average of every trained parameter, in fp32, with a warm-up of its decay."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move towards the weights after optimizer step `step` (counted from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        live = dict(model.named_parameters())
+        torch._foreach_lerp_(
+            list(self.weights.values()), [live[name].detach() for name in self.weights], 1 - decay
+        )
+
+    def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the model's state dict with the averaged weights in place of the trained ones."""
+        return {**model.state_dict(), **self.weights}
