@@ -77,13 +77,13 @@ def name_pixels(rgb: np.ndarray) -> np.ndarray:
         "white": (sat < 0.1) & (val > 0.88),
         "gray": (sat < 0.15) & (val <= 0.85),
         "red": vivid & ((hue < 12) | (hue >= 346)) & (sat > 0.55),
-        "pink": vivid & (((hue < 12) | (hue >= 346)) & (sat <= 0.5) & (val > 0.7) | (hue >= 305) & (hue < 346)),
+        "pink": vivid & (val > 0.75) & (((hue < 12) | (hue >= 335)) & (sat <= 0.58) | (hue >= 302) & (hue < 335)),
         "brown": vivid & (hue < 45) & (val < 0.62) & (sat > 0.25),
-        "orange": vivid & (hue >= 16) & (hue < 38) & (val >= 0.75) & (sat > 0.6),
+        "orange": vivid & (hue >= 16) & (hue < 35) & (val >= 0.75) & (sat > 0.6),
         "yellow": vivid & (hue >= 41) & (hue < 64) & (val >= 0.75) & (sat > 0.35),
         "green": vivid & (hue >= 70) & (hue < 160),
-        "blue": vivid & (hue >= 190) & (hue < 250) & (sat > 0.25),
-        "purple": vivid & (hue >= 258) & (hue < 300),
+        "blue": vivid & (hue >= 190) & (hue < 242) & (sat > 0.25),
+        "purple": vivid & (hue >= 258) & (hue < 298),
     }
     words = np.full(hue.shape, -1, np.int8)
     for word, where in rules.items():

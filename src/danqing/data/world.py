@@ -36,7 +36,7 @@ _KINDS: Final[tuple[SceneKind, ...]] = ("single", "count", "pair")
 _KIND_SHARES: Final = (0.45, 0.65, 1.0)  # cumulative
 _BACKGROUNDS: Final[tuple[BackgroundKind, ...]] = ("solid", "gradient", "radial", "ground")
 _BACKGROUND_SHARES: Final = (0.35, 0.55, 0.75, 1.0)
-_DYED_SHARE: Final = 0.25
+_DYED_SHARE: Final = 0.45  # of the things that can be dyed; a quarter of all things
 _SMALL_SHARE: Final = 0.1
 
 
@@ -141,7 +141,8 @@ def held_out_prompts(n: int, atlas: Atlas | None = None) -> list[Prompt]:
         style = next((s for s in atlas.styles if not is_held_out("style", code, s)
                       and atlas.facts(code, s).colour != colour), None)
         if style is not None:
-            scene = Scene((Thing(code, style, None, 0.7, 0.5, 0.5),), Background.plain(colour), "single", None)
+            things = (Thing(code, style, None, 0.7, 0.5, 0.5),)
+            scene = Scene(things, Background.plain(colour), "single", None)
             article = "an" if colour == "orange" else "a"
             text = f"{concepts()[code].indefinite} on {article} {colour} background"
             prompts.append(Prompt(prompt=text, concept=code, background=colour, scene=scene))
@@ -160,8 +161,8 @@ def _rank(*parts: str) -> int:
 def sample_scene(rng: np.random.Generator, atlas: Atlas, split: Split = "train") -> Scene:
     """Draw a scene: 45 % one thing, 20 % two or three of the same, 35 % two things in a relation.
 
-    With split "train" no held-out combination occurs; with "held_out" at least one does. The same generator state and
-    atlas give the same scene.
+    With split "train" no held-out combination occurs; with "held_out" at least one does. The same generator state
+    and atlas give the same scene.
     """
     if split not in ("train", "held_out"):
         raise DataError(f"expected split 'train' or 'held_out', found {split!r}")
@@ -218,7 +219,7 @@ def _pick(rng: np.random.Generator, cumulative: tuple[float, ...]) -> int:
 
 def _place(rng: np.random.Generator, atlas: Atlas, things: tuple[Thing, ...], kind: SceneKind,
            relation: Relation | None, ground: bool) -> tuple[Thing, ...]:
-    """Give things their sizes and places: apart from each other, inside the picture, on the ground if there is one."""
+    """Give things their sizes and places: apart, inside the picture, on the ground if there is one."""
     size, spots = _layout(rng, kind, relation, len(things), ground)
     baseline = 0.78 + 0.06 * rng.random()
     placed = []
@@ -266,7 +267,7 @@ def render(scene: Scene, atlas: Atlas, size: int = 128) -> np.ndarray:
         if thing.colour is not None:
             hue = atlas.facts(thing.concept, thing.style).hue
             if hue is None:
-                raise DataError(f"expected a thing of one hue to dye, found {thing.concept} in style {thing.style!r}")
+                raise DataError(f"expected a thing of one hue, found {thing.concept} in style {thing.style!r}")
             sprite = dye(sprite, hue, thing.colour)
         canvas.paste(sprite, (round(thing.x * size - side / 2), round(thing.y * size - side / 2)), sprite)
     return np.array(canvas)
