@@ -13,7 +13,7 @@ logger.addHandler(logging.NullHandler())
 
 
 def show(level: int = logging.WARNING, stream: TextIO | None = None) -> logging.Handler:
-    """Print log lines of `level` and above to `stream` (default: stderr); a second call replaces the first."""
+    """Print log lines of `level` and above to `stream` (default: stderr); a second call replaces it."""
     for old in [h for h in logger.handlers if not isinstance(h, logging.NullHandler)]:
         logger.removeHandler(old)
     handler = logging.StreamHandler(stream or sys.stderr)
