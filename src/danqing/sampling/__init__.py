@@ -1,0 +1,1 @@
+"""Mathematics of the flow, for drawing and for training; knows a velocity function, never a model class."""
