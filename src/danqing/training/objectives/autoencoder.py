@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from danqing.conditioning.images import sheet, to_pixels
 from danqing.data.pictures import PictureSource
-from danqing.models.vae import VAE
+from danqing.models.vae import VAE, VAEConfig
 
 
 class Crops(NamedTuple):
@@ -26,9 +26,16 @@ class Autoencoding:
     """L1 + 0.5 MSE on a posterior sample, with a weak KL term that keeps latents near unit scale."""
 
     def __init__(
-        self, source: PictureSource, *, batch_size: int, crop: int, seed: int, kl_weight: float = 1e-4
+        self,
+        source: PictureSource,
+        config: VAEConfig,
+        *,
+        batch_size: int,
+        crop: int,
+        seed: int,
+        kl_weight: float = 1e-4,
     ) -> None:
-        self.source = source
+        self.source, self.config = source, config
         self.batch_size, self.crop, self.seed, self.kl_weight = batch_size, crop, seed, kl_weight
 
     def batch(self, step: int) -> Crops:
@@ -41,8 +48,8 @@ class Autoencoding:
             crops.append(picture[top : top + self.crop, left : left + self.crop])
         pixels = to_pixels(np.stack(crops))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        latent_side = self.crop // self.source.ratio
-        noise = torch.randn(self.batch_size, self.source.channels, latent_side, latent_side, generator=generator)
+        latent_side = self.crop // self.config.spatial_ratio
+        noise = torch.randn(self.batch_size, self.config.z_dim, latent_side, latent_side, generator=generator)
         return Crops(pixels, noise)
 
     def loss(self, model: nn.Module, batch: Crops) -> tuple[Tensor, dict[str, float]]:
