@@ -2,7 +2,7 @@
 
 One seed is one picture. Noise is drawn on the CPU in fp32, one generator a sample, so that neither the
 device, the precision nor the batch a sample travels in changes it. It is the stream diffusers draws for
-`generator=torch.Generator("cpu").manual_seed(seed)`.
+`generator=torch.Generator("cpu").manual_seed(seed)`; like there, only the low 32 bits of a seed count.
 """
 
 import operator
@@ -29,7 +29,7 @@ def check_seed(seed: int) -> int:
 
 
 def fresh_seed() -> int:
-    """Return an unpredictable seed below 2**32: short in a file name, exact in any JSON reader."""
+    """Return an unpredictable seed below 2**32: short in a file name, and no two give the same noise."""
     return secrets.randbelow(2**32)
 
 
