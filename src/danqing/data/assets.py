@@ -1,8 +1,8 @@
 """Openly licensed emoji pictures as training sprites: pinned sources and the builder of the atlas.
 
-Packages are fetched by the ordinary `npm` client, pinned by version and by the sha512 of their archive, and read in
-memory: nothing is unpacked to disk and no code of theirs runs. Every source below permits training and release
-of the trained weights; sets with share-alike or proprietary art are left out on purpose.
+Packages are fetched by the ordinary `npm` client, pinned by version and by the sha512 of their archive, and
+read in memory: nothing is unpacked to disk and no code of theirs runs. Every source below permits training
+and release of the trained weights; sets with share-alike or proprietary art are left out on purpose.
 """
 
 import base64
@@ -36,42 +36,81 @@ class Source:
     """Subresource integrity of the archive: "sha512-" and base64."""
     licence: str
     attribution: str
-    style: str | None = None
-    """The style word of captions; None for packages without pictures."""
+    style: str = ""
+    """The style word of captions; empty for packages without pictures."""
     layout: str = "names"
     """Where pictures lie: "iconify" (SVG bodies in one JSON) or "files" (assets/CODE.webp)."""
 
 
 STYLES: Final = (
-    Source(name="@iconify-json/noto", version="1.2.9", style="shaded", layout="iconify", licence="Apache-2.0",
-           attribution="Noto Emoji, Google",
-           integrity="sha512-DQiuXENbun41ch+XPSV55H9FaWKpHTyz46YIKtSaKYD4fIDDzL1tR6H4np/T38jfrTAeI3rcKF0mqHYeZVAuaw=="),
-    Source(name="@iconify-json/twemoji", version="1.2.5", style="cartoon", layout="iconify", licence="CC-BY-4.0",
-           attribution="Twemoji, Twitter and other contributors",
-           integrity="sha512-uKpuIEV0v6K5BW3Mjdyl+XKFVAbbcPxAgifKvEMtZoUZB5+YiY5zaMm2uNNCxyXzAWU9yNLlj41WU6/mvgALsw=="),
-    Source(name="@iconify-json/fluent-emoji-flat", version="1.2.6", style="flat", layout="iconify", licence="MIT",
-           attribution="Fluent Emoji, Microsoft Corporation",
-           integrity="sha512-RY47RgPb47fYUiyrA64sIOL0+UU02s29sXpNBbIQRBUlPlfNFTKUmZDERGuxDs/7yNGWqQYvuaSYM1M4fRXlUw=="),
-    Source(name="@lobehub/fluent-emoji-3d", version="1.1.0", style="3D", layout="files", licence="MIT",
-           attribution="Fluent Emoji, Microsoft Corporation; packaged by LobeHub",
-           integrity="sha512-Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g=="),
+    Source(
+        name="@iconify-json/noto",
+        version="1.2.9",
+        style="shaded",
+        layout="iconify",
+        licence="Apache-2.0",
+        attribution="Noto Emoji, Google",
+        integrity="sha512-DQiuXENbun41ch+XPSV55H9FaWKpHTyz46YIKtSaKYD4fIDDzL1tR6H4np/T38jfrTAeI3rcKF0mqHYeZVAuaw==",
+    ),
+    Source(
+        name="@iconify-json/twemoji",
+        version="1.2.5",
+        style="cartoon",
+        layout="iconify",
+        licence="CC-BY-4.0",
+        attribution="Twemoji, Twitter and other contributors",
+        integrity="sha512-uKpuIEV0v6K5BW3Mjdyl+XKFVAbbcPxAgifKvEMtZoUZB5+YiY5zaMm2uNNCxyXzAWU9yNLlj41WU6/mvgALsw==",
+    ),
+    Source(
+        name="@iconify-json/fluent-emoji-flat",
+        version="1.2.6",
+        style="flat",
+        layout="iconify",
+        licence="MIT",
+        attribution="Fluent Emoji, Microsoft Corporation",
+        integrity="sha512-RY47RgPb47fYUiyrA64sIOL0+UU02s29sXpNBbIQRBUlPlfNFTKUmZDERGuxDs/7yNGWqQYvuaSYM1M4fRXlUw==",
+    ),
+    Source(
+        name="@lobehub/fluent-emoji-3d",
+        version="1.1.0",
+        style="3D",
+        layout="files",
+        licence="MIT",
+        attribution="Fluent Emoji, Microsoft Corporation; packaged by LobeHub",
+        integrity="sha512-Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g==",
+    ),
 )
 """The picture sets of the first world, one style each. A further permitted set is one more row."""
 
 NAMES: Final = (
-    Source(name="cldr-annotations-full", version="48.2.0", licence="Unicode-3.0",
-           attribution="Unicode CLDR, Unicode, Inc.",
-           integrity="sha512-DV7A+rEcgUSNTRsVGNGqBZRmAkGfwhGHO5Q1dRwzBoBnVrHWp804JP7/QJdEc66iHmx3+zLWVIMCFLm0lW7PUQ=="),
-    Source(name="emojibase-data", version="17.0.0", licence="MIT", attribution="Emojibase, Miles Johnson",
-           integrity="sha512-Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNEC0m2SEmItljHsTygjA=="),
+    Source(
+        name="cldr-annotations-full",
+        version="48.2.0",
+        licence="Unicode-3.0",
+        attribution="Unicode CLDR, Unicode, Inc.",
+        integrity="sha512-DV7A+rEcgUSNTRsVGNGqBZRmAkGfwhGHO5Q1dRwzBoBnVrHWp804JP7/QJdEc66iHmx3+zLWVIMCFLm0lW7PUQ==",
+    ),
+    Source(
+        name="emojibase-data",
+        version="17.0.0",
+        licence="MIT",
+        attribution="Emojibase, Miles Johnson",
+        integrity="sha512-Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNEC0m2SEmItljHsTygjA==",
+    ),
 )
 """Names, groups and order of emoji: read once, to make `concepts.json`."""
 
 _MAX_MEMBER: Final = 64 * 2**20
 
 
-def build_atlas(out: Path | str, styles: Iterable[str] | None = None, *, size: int = 128,
-                archives: Path | str | None = None, quality: int | None = None) -> Path:
+def build_atlas(
+    out: Path | str,
+    styles: Iterable[str] | None = None,
+    *,
+    size: int = 128,
+    archives: Path | str | None = None,
+    quality: int | None = None,
+) -> Path:
     """Draw every concept in every style and write one atlas file.
 
     Args:
@@ -81,19 +120,22 @@ def build_atlas(out: Path | str, styles: Iterable[str] | None = None, *, size: i
         archives: folder where package archives are kept between builds; a temporary one when None.
         quality: lossy WebP quality 1..100; lossless when None.
 
-    Raises DataError for an unknown style, a wrong archive or a missing picture, ResourceError without npm or resvg.
+    Raises DataError for an unknown style, a wrong archive or a missing picture, ResourceError without npm or
+    resvg.
     """
     wanted = tuple(styles) if styles is not None else tuple(source.style for source in STYLES)
     if unknown := sorted(set(wanted) - {source.style for source in STYLES}):
         raise DataError(f"expected styles among {[source.style for source in STYLES]}, found {unknown}")
     chosen = [source for source in STYLES if source.style in wanted]
-    sprites = {}
+    sprites: dict[tuple[str, str], Sprite] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for source in chosen:
             pictures = open_pictures(source, fetch(source, Path(archives or scratch)))
             for code in concepts():
                 if code not in pictures:
-                    raise DataError(f"{source.name} {source.version} has no picture of {code}; remake concepts.json")
+                    raise DataError(
+                        f"{source.name} {source.version} has no picture of {code}; remake concepts.json"
+                    )
                 sprites[code, source.style] = Sprite.of(trim(draw(pictures[code], 2 * size), size))
     licences = {source.style: f"{source.attribution} ({source.licence})" for source in chosen}
     return write_atlas(Path(out), list(concepts()), licences, sprites, quality=quality)
@@ -106,7 +148,9 @@ def fetch(source: Source, folder: Path) -> Path:
     if not path.exists():
         npm = shutil.which("npm")
         if npm is None:
-            raise ResourceError(f"expected npm to fetch {source.name}@{source.version}, found none; install Node.js")
+            raise ResourceError(
+                f"expected npm to fetch {source.name}@{source.version}, found none; install Node.js"
+            )
         command = [npm, "pack", "--silent", "--ignore-scripts", f"{source.name}@{source.version}"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode or not path.exists():
@@ -114,7 +158,9 @@ def fetch(source: Source, folder: Path) -> Path:
             raise DataError(f"npm could not pack {source.name}@{source.version}: {last}")
     found = "sha512-" + base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
     if found != source.integrity:
-        raise DataError(f"expected {path.name} with {source.integrity}, found {found}; delete it and try again")
+        raise DataError(
+            f"expected {path.name} with {source.integrity}, found {found}; delete it and try again"
+        )
     return path
 
 
@@ -140,13 +186,19 @@ def open_pictures(source: Source, archive: Path) -> dict[str, bytes]:
             icon = icons["icons"].get(aliases.get(name, name))
             if icon is not None:
                 width, height = (icon.get(side, icons.get(side, 16)) for side in ("width", "height"))
-                bodies[plain_code(code)] = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">'
-                                            f'{icon["body"]}</svg>').encode()
+                bodies[plain_code(code)] = (
+                    f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">'
+                    f"{icon['body']}</svg>"
+                ).encode()
         return bodies
     with tarfile.open(archive) as tar:
-        files = [entry for entry in tar if entry.isfile() and entry.name.endswith(".webp") and entry.size < 2**20]
-        return {plain_code(Path(entry.name).stem): tar.extractfile(entry).read()  # type: ignore[union-attr]
-                for entry in files}
+        files = [
+            entry for entry in tar if entry.isfile() and entry.name.endswith(".webp") and entry.size < 2**20
+        ]
+        return {
+            plain_code(Path(entry.name).stem): tar.extractfile(entry).read()  # type: ignore[union-attr]
+            for entry in files
+        }
 
 
 def plain_code(code: str) -> str:
@@ -160,7 +212,9 @@ def draw(picture: bytes, size: int) -> Image.Image:
         try:
             import resvg_py
         except ImportError:
-            raise ResourceError("expected resvg_py to draw SVG, found none; pip install danqing[data]") from None
+            raise ResourceError(
+                "expected resvg_py to draw SVG, found none; pip install danqing[data]"
+            ) from None
         picture = bytes(resvg_py.svg_to_bytes(svg_string=picture.decode(), width=size, height=size))
     return Image.open(io.BytesIO(picture)).convert("RGBA")
 

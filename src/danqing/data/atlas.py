@@ -1,8 +1,9 @@
 """Atlas: every concept in every style, in one file.
 
-File layout (safetensors): tensor `webp`, uint8, the WebP pictures one after another, concept by concept and style by
-style; tensor `offsets`, int64, where each starts (one more than there are pictures); metadata with JSON strings:
-`format`, `size`, `concepts` (codes), `styles` (word -> attribution), `sprites` (colour facts of each picture).
+File layout (safetensors): tensor `webp`, uint8, the WebP pictures one after another, concept by concept and
+style by style; tensor `offsets`, int64, where each starts (one more than there are pictures); metadata with
+JSON strings: `format`, `size`, `concepts` (codes), `styles` (word -> attribution), `sprites` (colour facts of
+each picture).
 """
 
 import io
@@ -53,15 +54,21 @@ class Sprite:
         dyes: tuple[str, ...] = ()
         if hue is not None:
             small = Image.fromarray(pixels).resize((64, 64), Image.Resampling.BOX)
-            dyes = tuple(word for word in DYES if word != colour
-                         and dominant_colour(np.asarray(dye(small, hue, word)), 0.55) == word)
+            dyes = tuple(
+                word
+                for word in DYES
+                if word != colour and dominant_colour(np.asarray(dye(small, hue, word)), 0.55) == word
+            )
         return cls(pixels, Facts(colour=colour, hue=None if hue is None else round(hue, 1), dyes=dyes))
 
 
 class Atlas:
-    """Sprites in memory. `pixels` is (concepts, styles, size, size, 4) uint8 RGBA, content touching the square."""
+    """Sprites in memory. `pixels` is (concepts, styles, size, size, 4) uint8 RGBA, content touching the
+    square."""
 
-    def __init__(self, pixels: np.ndarray, codes: list[str], licences: dict[str, str], facts: list[list[Facts]]):
+    def __init__(
+        self, pixels: np.ndarray, codes: list[str], licences: dict[str, str], facts: list[list[Facts]]
+    ):
         self.pixels = pixels
         self.codes = tuple(codes)
         self.licences = licences
@@ -78,13 +85,22 @@ class Atlas:
     def load(cls, path: Path | str | None = None) -> Self:
         """Read an atlas file, or the small one inside the package when `path` is None.
 
-        Sizes and counts are checked before anything is decoded. Raises DataError for a file that is not an atlas.
+        Sizes and counts are checked before anything is decoded. Raises DataError for a file that is not an
+        atlas.
         """
-        path = Path(path) if path is not None else Path(str(resources.files("danqing.data") / "sprites.safetensors"))
+        path = (
+            Path(path)
+            if path is not None
+            else Path(str(resources.files("danqing.data") / "sprites.safetensors"))
+        )
         if not path.is_file():
-            raise DataError(f"expected an atlas at {path}, found no file; build it with danqing.data.build_atlas")
+            raise DataError(
+                f"expected an atlas at {path}, found no file; build it with danqing.data.build_atlas"
+            )
         if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"expected an atlas up to {MAX_BYTES} bytes, found {path.stat().st_size} in {path}")
+            raise DataError(
+                f"expected an atlas up to {MAX_BYTES} bytes, found {path.stat().st_size} in {path}"
+            )
         try:
             with safe_open(path, "np") as file:
                 meta = file.metadata() or {}
@@ -106,15 +122,26 @@ class Atlas:
         shape = (len(codes), len(licences))
         count = shape[0] * shape[1]
         if not (0 < size <= MAX_SIZE and 0 < count <= MAX_SPRITES and count * size * size * 4 <= 2**31):
-            raise DataError(f"expected sprites within {MAX_SIZE} pixels and 2 GiB, found {count} of {size} in {path}")
-        if (offsets.shape != (count + 1,) or offsets[0] != 0 or (np.diff(offsets) <= 0).any()
-                or offsets[-1] != webp.size or [len(row) for row in facts] != [shape[1]] * shape[0]):
+            raise DataError(
+                f"expected sprites within {MAX_SIZE} pixels and 2 GiB, found {count} of {size} in {path}"
+            )
+        if (
+            offsets.shape != (count + 1,)
+            or offsets[0] != 0
+            or (np.diff(offsets) <= 0).any()
+            or offsets[-1] != webp.size
+            or [len(row) for row in facts] != [shape[1]] * shape[0]
+        ):
             raise DataError(f"expected {count} pictures in {path}, found offsets that do not fit")
         if unknown := sorted(set(codes) - set(concepts())):
-            raise DataError(f"expected concepts of concepts.json, found {unknown[:3]} in {path}; build it again")
+            raise DataError(
+                f"expected concepts of concepts.json, found {unknown[:3]} in {path}; build it again"
+            )
         pixels = np.empty((*shape, size, size, 4), np.uint8)
         for index in range(count):
-            picture = Image.open(io.BytesIO(webp[offsets[index]: offsets[index + 1]].tobytes()), formats=("WEBP",))
+            picture = Image.open(
+                io.BytesIO(webp[offsets[index] : offsets[index + 1]].tobytes()), formats=("WEBP",)
+            )
             if picture.size != (size, size):
                 raise DataError(f"expected pictures of {size} pixels in {path}, found {picture.size}")
             pixels[divmod(index, shape[1])] = np.asarray(picture.convert("RGBA"))
@@ -143,11 +170,19 @@ class Atlas:
         try:
             return self._concept[code], self._style[style]
         except KeyError as error:
-            raise DataError(f"expected a concept and style of this atlas, found {code!r} in {style!r}") from error
+            raise DataError(
+                f"expected a concept and style of this atlas, found {code!r} in {style!r}"
+            ) from error
 
 
-def write_atlas(path: Path, codes: list[str], licences: dict[str, str], sprites: dict[tuple[str, str], Sprite], *,
-                quality: int | None = None) -> Path:
+def write_atlas(
+    path: Path,
+    codes: list[str],
+    licences: dict[str, str],
+    sprites: dict[tuple[str, str], Sprite],
+    *,
+    quality: int | None = None,
+) -> Path:
     """Write sprites, by (code, style), as an atlas file; lossless unless a WebP `quality` is given."""
     pictures, facts = [], []
     for code in codes:
@@ -164,8 +199,13 @@ def write_atlas(path: Path, codes: list[str], licences: dict[str, str], sprites:
         facts.append(row)
     offsets = np.cumsum([0, *(picture.size for picture in pictures)], dtype=np.int64)
     size = next(iter(sprites.values())).pixels.shape[0]
-    meta = {"format": FORMAT, "size": str(size), "concepts": json.dumps(codes), "styles": json.dumps(licences),
-            "sprites": json.dumps(facts)}
+    meta = {
+        "format": FORMAT,
+        "size": str(size),
+        "concepts": json.dumps(codes),
+        "styles": json.dumps(licences),
+        "sprites": json.dumps(facts),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({"webp": np.concatenate(pictures), "offsets": offsets}, path, metadata=meta)
     return path

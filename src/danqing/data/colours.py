@@ -1,7 +1,7 @@
 """Eleven colour words: what they look like, how a picture is measured, how a sprite is dyed.
 
-The words are the basic colour terms of Berlin and Kay (1969). A word is claimed only where a reader would agree:
-hues between two words (teal, beige, amber) belong to none.
+The words are the basic colour terms of Berlin and Kay (1969). A word is claimed only where a reader would
+agree: hues between two words (teal, beige, amber) belong to none.
 """
 
 from functools import lru_cache
@@ -10,7 +10,19 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-COLOURS: Final = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "white", "gray", "black")
+COLOURS: Final = (
+    "red",
+    "orange",
+    "yellow",
+    "green",
+    "blue",
+    "purple",
+    "pink",
+    "brown",
+    "white",
+    "gray",
+    "black",
+)
 """The colour words of captions, in the order in which classes are numbered."""
 
 DYES: Final = COLOURS[:7]
@@ -77,7 +89,9 @@ def name_pixels(rgb: np.ndarray) -> np.ndarray:
         "white": (sat < 0.1) & (val > 0.88),
         "gray": (sat < 0.15) & (val <= 0.85),
         "red": vivid & ((hue < 12) | (hue >= 346)) & (sat > 0.55),
-        "pink": vivid & (val > 0.75) & (((hue < 12) | (hue >= 335)) & (sat <= 0.58) | (hue >= 302) & (hue < 335)),
+        "pink": vivid
+        & (val > 0.75)
+        & (((hue < 12) | (hue >= 335)) & (sat <= 0.58) | (hue >= 302) & (hue < 335)),
         "brown": vivid & (hue < 45) & (val < 0.62) & (sat > 0.25),
         "orange": vivid & (hue >= 16) & (hue < 35) & (val >= 0.75) & (sat > 0.6),
         "yellow": vivid & (hue >= 41) & (hue < 64) & (val >= 0.75) & (sat > 0.35),
@@ -104,8 +118,8 @@ def dominant_colour(rgba: np.ndarray, share: float = 0.6) -> str | None:
 def dominant_hue(rgba: np.ndarray) -> float | None:
     """Return the hue (degrees) of a sprite (height, width, 4) uint8 that has only one, else None.
 
-    One hue means: six tenths of the area are chromatic and the mean resultant length of their hues, weighted by
-    chroma, is at least 0.93 (Mardia and Jupp, Directional Statistics).
+    One hue means: six tenths of the area are chromatic and the mean resultant length of their hues, weighted
+    by chroma, is at least 0.93 (Mardia and Jupp, Directional Statistics).
     """
     hsv = np.asarray(Image.fromarray(np.ascontiguousarray(rgba[..., :3])).convert("HSV"), np.float32)
     inside = rgba[..., 3] > 128
@@ -121,8 +135,8 @@ def dominant_hue(rgba: np.ndarray) -> float | None:
 def dye(sprite: Image.Image, hue: float, colour: str) -> Image.Image:
     """Turn an RGBA sprite of one dominant `hue` (degrees) to `colour`, keeping shading, whites and blacks.
 
-    Hues are rotated; saturation and value are moved by one gamma curve each, so that their medians fall into the
-    colour's range. Works on the three bands with tables: about 1 ms at 128 pixels.
+    Hues are rotated; saturation and value are moved by one gamma curve each, so that their medians fall into
+    the colour's range. Works on the three bands with tables: about 1 ms at 128 pixels.
     """
     target, s0, s1, v0, v1 = _DYE[colour]
     alpha = sprite.getchannel("A")
@@ -151,4 +165,5 @@ def _median(band: Image.Image, mask: Image.Image) -> int:
 def _gamma(median: int, low: int, high: int) -> list[int]:
     goal = min(max(median, low), high)
     power = np.log(min(goal, 254) / 255) / np.log(min(max(median, 1), 254) / 255)
+    power = min(max(power, 0.3), 2.2)  # beyond that, highlights and leaves turn to blots
     return [round(255 * (level / 255) ** power) for level in range(256)]

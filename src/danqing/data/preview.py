@@ -15,8 +15,14 @@ _CELL: Final = 160
 _LINES: Final = 4
 
 
-def preview(scenes: Sequence[Scene], captions: Sequence[str], out: Path | str, atlas: Atlas | None = None, *,
-            columns: int = 8) -> Path:
+def preview(
+    scenes: Sequence[Scene],
+    captions: Sequence[str],
+    out: Path | str,
+    atlas: Atlas | None = None,
+    *,
+    columns: int = 8,
+) -> Path:
     """Draw scenes as one PNG with a caption below each; with the packaged atlas when none is given."""
     if len(scenes) != len(captions) or not scenes:
         raise DataError(f"expected as many captions as scenes, found {len(scenes)=} and {len(captions)=}")

@@ -1,11 +1,11 @@
 """The drawn world: a scene is a state first, then a picture.
 
-A `Scene` says which things stand where, in which style and colour, on what background; `render` draws exactly that
-and `captions` words exactly that, so pictures and texts cannot disagree. Positions and sizes are fractions of the
-picture's side, x to the right, y down; a thing's place is the centre of its box.
+A `Scene` says which things stand where, in which style and colour, on what background; `render` draws exactly
+that and `captions` words exactly that, so pictures and texts cannot disagree. Positions and sizes are
+fractions of the picture's side, x to the right, y down; a thing's place is the centre of its box.
 
-Five in a hundred combinations are held out by a hash: they are never drawn for training and measure whether a model
-composes what it has learnt apart.
+Five in a hundred combinations are held out by a hash: they are never drawn for training and measure whether a
+model composes what it has learnt apart.
 """
 
 import hashlib
@@ -29,7 +29,12 @@ SceneKind = Literal["single", "count", "pair"]
 Relation = Literal["left", "right", "above", "below"]
 
 RELATIONS: Final[tuple[Relation, ...]] = ("left", "right", "above", "below")
-OPPOSITE: Final[dict[Relation, Relation]] = {"left": "right", "right": "left", "above": "below", "below": "above"}
+OPPOSITE: Final[dict[Relation, Relation]] = {
+    "left": "right",
+    "right": "left",
+    "above": "below",
+    "below": "above",
+}
 HELD_OUT_SHARE: Final = 0.05
 
 _KINDS: Final[tuple[SceneKind, ...]] = ("single", "count", "pair")
@@ -73,7 +78,9 @@ class Background:
     @classmethod
     def plain(cls, colour: str, kind: BackgroundKind = "solid") -> "Background":
         """Return the background in the middle shade of a colour word."""
-        return cls(colour, kind, paint_plain(colour), (214, 217, 222) if colour == "white" else (240, 238, 234), 0.6)
+        return cls(
+            colour, kind, paint_plain(colour), (214, 217, 222) if colour == "white" else (240, 238, 234), 0.6
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,21 +132,31 @@ def contains_held_out(scene: Scene) -> bool:
 
 
 def held_out_prompts(n: int, atlas: Atlas | None = None) -> list[Prompt]:
-    """Return the first `n` held-out (concept, background colour) pairs by hash order, as prompts with their scene.
+    """Return the first `n` held-out (concept, background colour) pairs by hash order, as prompts with their
+    scene.
 
-    Each prompt reads "a dog on a purple background"; style is not said, the scene shows one that is not held out.
-    Pairs where a thing would vanish into its own colour are left out. The order does not depend on `n`, nor on which
-    atlas is given (the packaged one by default). Raises DataError when there are fewer than `n`.
+    Each prompt reads "a dog on a purple background"; style is not said, the scene shows one that is not held
+    out. Pairs where a thing would vanish into its own colour are left out. The order does not depend on `n`,
+    nor on which atlas is given (the packaged one by default). Raises DataError when there are fewer than `n`.
     """
     atlas = atlas if atlas is not None else Atlas.load()
-    ranked = sorted((_rank("background", code, colour), code, colour) for code, colour in product(concepts(), COLOURS)
-                    if is_held_out("background", code, colour))
-    prompts = []
+    ranked = sorted(
+        (_rank("background", code, colour), code, colour)
+        for code, colour in product(concepts(), COLOURS)
+        if is_held_out("background", code, colour)
+    )
+    prompts: list[Prompt] = []
     for _, code, colour in ranked:
         if len(prompts) == n:
             return prompts
-        style = next((s for s in atlas.styles if not is_held_out("style", code, s)
-                      and atlas.facts(code, s).colour != colour), None)
+        style = next(
+            (
+                s
+                for s in atlas.styles
+                if not is_held_out("style", code, s) and atlas.facts(code, s).colour != colour
+            ),
+            None,
+        )
         if style is not None:
             things = (Thing(code, style, None, 0.7, 0.5, 0.5),)
             scene = Scene(things, Background.plain(colour), "single", None)
@@ -161,8 +178,8 @@ def _rank(*parts: str) -> int:
 def sample_scene(rng: np.random.Generator, atlas: Atlas, split: Split = "train") -> Scene:
     """Draw a scene: 45 % one thing, 20 % two or three of the same, 35 % two things in a relation.
 
-    With split "train" no held-out combination occurs; with "held_out" at least one does. The same generator state
-    and atlas give the same scene.
+    With split "train" no held-out combination occurs; with "held_out" at least one does. The same generator
+    state and atlas give the same scene.
     """
     if split not in ("train", "held_out"):
         raise DataError(f"expected split 'train' or 'held_out', found {split!r}")
@@ -217,8 +234,14 @@ def _pick(rng: np.random.Generator, cumulative: tuple[float, ...]) -> int:
     return int(np.searchsorted(cumulative, rng.random(), side="right"))
 
 
-def _place(rng: np.random.Generator, atlas: Atlas, things: tuple[Thing, ...], kind: SceneKind,
-           relation: Relation | None, ground: bool) -> tuple[Thing, ...]:
+def _place(
+    rng: np.random.Generator,
+    atlas: Atlas,
+    things: tuple[Thing, ...],
+    kind: SceneKind,
+    relation: Relation | None,
+    ground: bool,
+) -> tuple[Thing, ...]:
     """Give things their sizes and places: apart, inside the picture, on the ground if there is one."""
     size, spots = _layout(rng, kind, relation, len(things), ground)
     baseline = 0.78 + 0.06 * rng.random()
@@ -226,24 +249,32 @@ def _place(rng: np.random.Generator, atlas: Atlas, things: tuple[Thing, ...], ki
     for thing, (x, y) in zip(things, spots, strict=True):
         scale = size * (0.92 + 0.08 * rng.random()) if kind == "pair" else size
         width, height = (scale * side for side in atlas.extent(thing.concept, thing.style))
-        dx, dy = 0.05 * rng.random(2) - 0.025
+        dx, dy = (0.03 if kind == "pair" else 0.05) * (rng.random(2) - 0.5)
         x = min(max(x + dx, width / 2 + 0.02), 0.98 - width / 2)
-        y = max(baseline, height + 0.05) - height / 2 if ground else min(max(y + dy, height / 2 + 0.02),
-                                                                         0.98 - height / 2)
+        y = (
+            max(baseline, height + 0.05) - height / 2
+            if ground
+            else min(max(y + dy, height / 2 + 0.02), 0.98 - height / 2)
+        )
         placed.append(replace(thing, size=round(scale, 4), x=round(float(x), 4), y=round(float(y), 4)))
     return tuple(placed)
 
 
-def _layout(rng: np.random.Generator, kind: SceneKind, relation: Relation | None, count: int,
-            ground: bool) -> tuple[float, list[tuple[float, float]]]:
+def _layout(
+    rng: np.random.Generator, kind: SceneKind, relation: Relation | None, count: int, ground: bool
+) -> tuple[float, list[tuple[float, float]]]:
     small, at = rng.random(2)
     if kind == "single":
         return 0.28 + 0.1 * at if small < _SMALL_SHARE else 0.55 + 0.3 * at, [(0.5, 0.5)]
-    if kind == "pair":
+    if relation is not None:
         near, far = 0.265, 0.735
-        first, second = {"left": ((near, 0.5), (far, 0.5)), "right": ((far, 0.5), (near, 0.5)),
-                         "above": ((0.5, near), (0.5, far)), "below": ((0.5, far), (0.5, near))}[relation]
-        return 0.38 + 0.07 * at, [first, second]
+        first, second = {
+            "left": ((near, 0.5), (far, 0.5)),
+            "right": ((far, 0.5), (near, 0.5)),
+            "above": ((0.5, near), (0.5, far)),
+            "below": ((0.5, far), (0.5, near)),
+        }[relation]
+        return 0.39 + 0.07 * at, [first, second]
     if count == 2:
         return 0.38 + 0.06 * at, [(0.265, 0.5), (0.735, 0.5)]
     if ground or small < 0.5:
@@ -267,7 +298,9 @@ def render(scene: Scene, atlas: Atlas, size: int = 128) -> np.ndarray:
         if thing.colour is not None:
             hue = atlas.facts(thing.concept, thing.style).hue
             if hue is None:
-                raise DataError(f"expected a thing of one hue, found {thing.concept} in style {thing.style!r}")
+                raise DataError(
+                    f"expected a thing of one hue, found {thing.concept} in style {thing.style!r}"
+                )
             sprite = dye(sprite, hue, thing.colour)
         canvas.paste(sprite, (round(thing.x * size - side / 2), round(thing.y * size - side / 2)), sprite)
     return np.array(canvas)
