@@ -1,0 +1,82 @@
+"""The one place where modules meet weights: construct without memory, then fill tensor by tensor."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from danqing.errors import CheckpointError
+from danqing.weights.store import Shards
+
+M = TypeVar("M", bound=nn.Module)
+Adapt = Callable[[str, Tensor], Tensor | None]
+_NAMED = 3  # tensors named in an error
+
+
+def build(
+    make: Callable[[], M],
+    folder: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    adapt: Adapt | None = None,
+    unused: tuple[str, ...] = (),
+) -> M:
+    """Return the module of `make` with the weights of the safetensors files in `folder`, ready to run.
+
+    `adapt` changes a stored tensor into the form the module keeps (None drops it); stored tensors whose name starts
+    with one of `unused` are left on disk. Raises CheckpointError naming the first missing, unexpected or misshapen
+    tensors, before anything large is read.
+    """
+    with torch.device("meta"):
+        module = make()
+    shards = Shards.open(folder)
+    wanted = {name: tuple(p.shape) for name, p in (*module.named_parameters(), *module.named_buffers())}
+    stored = {name: info.shape for name, info in shards.tensors.items() if not name.startswith(unused or ("\0",))}
+    if adapt is not None:
+        stored = _adapted_shapes(stored, adapt)
+    _check(folder, wanted, stored)
+    for name, tensor in shards.read(wanted):
+        value = tensor if adapt is None else adapt(name, tensor)
+        assert value is not None  # checked above: the name is wanted
+        _assign(module, name, value.to(device=device, dtype=dtype).contiguous())
+    return module.eval().requires_grad_(False)
+
+
+def _adapted_shapes(stored: Mapping[str, tuple[int, ...]], adapt: Adapt) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for name, shape in stored.items():
+        value = adapt(name, torch.empty(shape, device="meta"))
+        if value is not None:
+            shapes[name] = tuple(value.shape)
+    return shapes
+
+
+def _check(folder: Path, wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]]) -> None:
+    problems = []
+    for label, names, shapes in (
+        ("missing", [name for name in wanted if name not in stored], wanted),
+        ("unexpected", [name for name in stored if name not in wanted], stored),
+    ):
+        if names:
+            shown = ", ".join(f"{name} {list(shapes[name])}" for name in names[:_NAMED])
+            problems.append(f"{len(names)} {label} ({shown}{', …' if len(names) > _NAMED else ''})")
+    wrong = [name for name, shape in wanted.items() if name in stored and stored[name] != shape]
+    if wrong:
+        shown = ", ".join(
+            f"{name}: expected {list(wanted[name])}, found {list(stored[name])}" for name in wrong[:_NAMED]
+        )
+        problems.append(f"{len(wrong)} of another shape ({shown}{', …' if len(wrong) > _NAMED else ''})")
+    if problems:
+        raise CheckpointError(f"{folder}: the tensors do not fit this model: " + "; ".join(problems))
+
+
+def _assign(module: nn.Module, name: str, value: Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(path)
+    if leaf in owner._parameters:
+        owner._parameters[leaf] = nn.Parameter(value, requires_grad=False)
+    else:
+        owner._buffers[leaf] = value
