@@ -1,0 +1,114 @@
+"""Prompts → what the denoiser reads: features of the conditioner without the template's head."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from danqing.conditioning.templates import EDIT_PLUS, GENERATE, Template
+from danqing.conditioning.tokenizer import Tokenizer
+from danqing.errors import RequestError
+from danqing.models.vision import patchify
+from danqing.models.vlm import VLM
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conditioning:
+    """Features of a batch of prompts, padded on the right with zeros."""
+
+    txt: Float[Tensor, "batch txt_seq dim"]
+    lengths: list[int]
+    """Real tokens of each row."""
+
+
+def encode_prompts(
+    vlm: VLM,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    *,
+    max_length: int = 1024,
+    template: Template = GENERATE,
+) -> Conditioning:
+    """Encode prompts for drawing; what is longer than `max_length` tokens loses its end, as in the reference.
+
+    The cut takes the end of the template with it. Each prompt is encoded alone, so its features do not depend
+    on the batch by a single bit. An empty prompt is the template around nothing.
+    """
+    return join(
+        [
+            _features(
+                vlm, tokenizer.encode(template.fill(prompt))[: template.drop + max_length], template.drop
+            )
+            for prompt in prompts
+        ]
+    )
+
+
+def encode_edit_prompts(
+    vlm: VLM,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    pictures: Sequence[Float[Tensor, "channels _ _"]],
+    *,
+    template: Template = EDIT_PLUS,
+) -> Conditioning:
+    """Encode instructions that all speak of the same `pictures`, pixels in [-1, 1] of any sizes.
+
+    The sides must be multiples of 28. Instructions are not cut: the reference has no limit here.
+    """
+    patches, grid_thw = picture_patches(vlm, pictures)
+    rows = []
+    for prompt in prompts:
+        token_ids = picture_token_ids(
+            vlm, tokenizer, template.fill(prompt, num_pictures=len(pictures)), grid_thw
+        )
+        rows.append(_features(vlm, token_ids, template.drop, patches=patches, grid_thw=grid_thw))
+    return join(rows)
+
+
+def picture_patches(
+    vlm: VLM, pictures: Sequence[Float[Tensor, "channels _ _"]]
+) -> tuple[Float[Tensor, "patches patch_dim"], list[tuple[int, int, int]]]:
+    """Return the patches of all pictures and each one's (frames, height, width) in patches."""
+    config = vlm.config.vision
+    side = config.patch_size
+    grid_thw = [(1, picture.shape[-2] // side, picture.shape[-1] // side) for picture in pictures]
+    return torch.cat([patchify(picture, config) for picture in pictures]), grid_thw
+
+
+def picture_token_ids(
+    vlm: VLM, tokenizer: Tokenizer, text: str, grid_thw: Sequence[tuple[int, int, int]]
+) -> list[int]:
+    """Tokenise a filled template, with each place for a picture as wide as the picture has features."""
+    token_ids = tokenizer.encode(text)
+    if (found := token_ids.count(tokenizer.image_pad)) != len(grid_thw):
+        raise RequestError(
+            f"expected {len(grid_thw)} <|image_pad|> for the pictures, found {found}; clean the prompt"
+        )
+    square = vlm.config.vision.merge_size**2
+    widths = iter([frames * height * width // square for frames, height, width in grid_thw])
+    return [i for t in token_ids for i in ([t] * next(widths) if t == tokenizer.image_pad else [t])]
+
+
+def join(rows: Sequence[Float[Tensor, "_ dim"]]) -> Conditioning:
+    """Put features of different lengths into one batch, padded on the right with zeros."""
+    txt = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    return Conditioning(txt=txt, lengths=[len(row) for row in rows])
+
+
+@torch.no_grad()
+def _features(
+    vlm: VLM,
+    token_ids: list[int],
+    drop: int,
+    *,
+    patches: Tensor | None = None,
+    grid_thw: list[tuple[int, int, int]] | None = None,
+) -> Tensor:
+    weight = vlm.model.embed_tokens.weight
+    batch = torch.tensor([token_ids], device=weight.device)
+    if patches is not None:
+        patches = patches.to(weight.device)
+    return vlm.features(batch, patches=patches, grid_thw=grid_thw)[0, drop:]
