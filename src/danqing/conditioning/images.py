@@ -1,9 +1,14 @@
 """Pictures as users have them (PIL, 8-bit arrays) and as models see them (pixels in [-1, 1])."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 
@@ -28,3 +33,39 @@ def sheet(pixels: Float[Tensor, "batch channels height width"], *, columns: int,
         row, column = divmod(index, columns)
         page.paste(picture, (column * (width + gap), row * (height + gap)))
     return page
+
+
+class LabelledPicture(Image.Image):
+    """A picture that carries its parameters into the PNG files it is saved as."""
+
+    def save(self, fp: Any, format: str | None = None, **params: Any) -> None:
+        """Save like PIL, with the parameters as PNG text: `danqing` (JSON) and `parameters` (A1111 text)."""
+        chosen = format or (Path(fp).suffix[1:] if isinstance(fp, str | Path) else "")
+        if chosen.lower() == "png" and "pnginfo" not in params:
+            params["pnginfo"] = PngInfo()
+            for key in ("danqing", "parameters"):
+                params["pnginfo"].add_itxt(key, self.info[key])
+        super().save(fp, format, **params)
+
+
+def describe_picture(picture: Image.Image, parameters: dict[str, Any]) -> Image.Image:
+    """Return the picture with the parameters that drew it in its `info`, and in every PNG it is saved as."""
+    labelled = picture.copy()
+    labelled.__class__ = LabelledPicture
+    labelled.info["danqing"] = json.dumps(parameters, ensure_ascii=False)
+    labelled.info["parameters"] = a1111_text(parameters)
+    return labelled
+
+
+def a1111_text(parameters: dict[str, Any]) -> str:
+    """Return the parameters the way the AUTOMATIC1111 web UI writes them, which many picture tools read."""
+    lines = [parameters["prompt"]]
+    if (parameters.get("negative_prompt") or "").strip():
+        lines.append(f"Negative prompt: {parameters['negative_prompt']}")
+    width, height = parameters["size"]
+    lines.append(
+        f"Steps: {parameters['steps']}, Sampler: {parameters['solver'].capitalize()}, "
+        f"CFG scale: {parameters['guidance']:g}, Seed: {parameters['seed']}, Size: {width}x{height}, "
+        f"Model: {parameters['model']}"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,26 @@
+"""Latents as the VAE has them (a grid) and as the denoiser reads them (a sequence of 2x2 patches)."""
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from danqing.rng import sample_noise
+
+
+def pack(latents: Float[Tensor, "batch z lat_h lat_w"]) -> Float[Tensor, "batch seq dim"]:
+    """Return one token for each 2x2 patch; its numbers run channel by channel, then row, then column."""
+    return rearrange(latents, "b z (h p) (w q) -> b (h w) (z p q)", p=2, q=2)
+
+
+def unpack(tokens: Float[Tensor, "batch seq dim"], height: int) -> Float[Tensor, "batch z lat_h lat_w"]:
+    """Undo `pack`; `height` counts tokens."""
+    return rearrange(tokens, "b (h w) (z p q) -> b z (h p) (w q)", h=height, p=2, q=2)
+
+
+def noise_tokens(seeds: Sequence[int], *, channels: int, lat_h: int, lat_w: int) -> Float[Tensor, "batch seq dim"]:
+    """Return packed noise, one row a seed; row i is what seed i alone gives."""
+    rows = [sample_noise((1, 1, channels, lat_h, lat_w), seed)[:, 0] for seed in seeds]
+    return pack(torch.cat(rows))
