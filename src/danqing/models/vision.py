@@ -45,6 +45,8 @@ class VisionConfig:
 
     def __post_init__(self) -> None:
         """Check what the shapes below rely on."""
+        if min(self.dim, self.num_layers, self.num_heads, self.patch_size, self.merge_size) < 1:
+            raise ConfigError("expected positive sizes of the vision tower, found zero or less")
         if self.dim % self.num_heads or self.head_dim % 4:
             raise ConfigError(
                 f"vision dim must be num_heads times a multiple of 4, found {self.dim=} {self.num_heads=}"

@@ -67,6 +67,8 @@ class VLMConfig:
 
     def __post_init__(self) -> None:
         """Check that the sizes fit each other."""
+        if min(self.vocab_size, self.dim, self.num_layers, self.num_heads, self.num_kv_heads) < 1:
+            raise ConfigError("expected positive sizes of the language tower, found zero or less")
         if self.dim % self.num_heads or self.num_heads % self.num_kv_heads:
             raise ConfigError(
                 f"dim must be a multiple of num_heads and num_heads of num_kv_heads, found "
@@ -89,8 +91,8 @@ class VLMConfig:
     @classmethod
     def from_dict(cls, released: Mapping[str, Any]) -> "VLMConfig":
         """Read a released `config.json`, with the text keys at the top level or inside `text_config`."""
-        text = {**released, **released.get("text_config", {})}
-        vision = dict(released.get("vision_config", {}))
+        text = {**released, **(released.get("text_config") or {})}
+        vision = dict(released.get("vision_config") or {})
         if "in_channels" not in vision and "in_chans" in vision:
             vision["in_channels"] = vision["in_chans"]
         _check_supported(text, vision)
@@ -146,7 +148,11 @@ def _pick(released: Mapping[str, Any], keys: Mapping[str, str], *, optional: boo
     missing = [theirs for theirs in keys.values() if theirs not in released]
     if missing and not optional:
         raise ConfigError(f"expected a Qwen2.5-VL config.json, found no {', '.join(missing[:4])} in it")
-    return {ours: released[theirs] for ours, theirs in keys.items() if theirs in released}
+    picked = {ours: released[theirs] for ours, theirs in keys.items() if theirs in released}
+    for ours, value in picked.items():
+        if not isinstance(value, int | float | list | tuple):
+            raise ConfigError(f"expected a number for {keys[ours]} in config.json, found {value!r}")
+    return picked
 
 
 def _rope(text: Mapping[str, Any]) -> Mapping[str, Any]:
