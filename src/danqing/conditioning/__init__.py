@@ -1,0 +1,1 @@
+"""From what a user gives to what the denoiser sees."""
