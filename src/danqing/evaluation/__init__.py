@@ -1,0 +1,1 @@
+"""How good a checkpoint or a rival system is: benchmarks, runs, statistics, reports."""
