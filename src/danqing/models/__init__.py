@@ -1,0 +1,1 @@
+"""The networks: config and forward, nothing about files, prompts or loops."""
