@@ -1,0 +1,1 @@
+"""From a picture, and often its prompt, to a number."""
