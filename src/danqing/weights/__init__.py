@@ -1,0 +1,1 @@
+"""From bytes on disk to modules on devices, and back."""
