@@ -187,7 +187,7 @@ def split_words() -> pre_tokenizers.PreTokenizer:
 
 
 def _parse_tokenizer_json(path: Path) -> Vocabulary:
-    content = _read_json(path)
+    content = read_json(path)
     model = content.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
         raise CheckpointError(
@@ -204,15 +204,15 @@ def _parse_tokenizer_json(path: Path) -> Vocabulary:
 
 
 def _parse_separate_files(folder: Path) -> Vocabulary:
-    tokens = _read_json(folder / "vocab.json")
+    tokens = read_json(folder / "vocab.json")
     lines = _read_text(folder / "merges.txt").splitlines()
     merges = [line for line in lines if line and not line.startswith("#version")]
     added: list[tuple[Any, Mapping[str, Any]]] = []
     if (folder / "tokenizer_config.json").is_file():
-        decoder = _read_json(folder / "tokenizer_config.json").get("added_tokens_decoder", {})
+        decoder = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder", {})
         added = [(int(i), entry) for i, entry in decoder.items() if i.isdecimal() and isinstance(entry, dict)]
     if not added and (folder / "added_tokens.json").is_file():
-        for token, token_id in _read_json(folder / "added_tokens.json").items():
+        for token, token_id in read_json(folder / "added_tokens.json").items():
             added.append((token_id, {"content": token, "special": ADDED_TOKENS.get(token, True)}))
     return _checked(folder / "vocab.json", tokens, merges, added)
 
@@ -259,7 +259,8 @@ def _read_text(path: Path) -> str:
         raise CheckpointError(f"expected readable UTF-8 text in {path}, found {error}") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of limited size; errors name the file in one line."""
     try:
         content = json.loads(_read_text(path))
     except (ValueError, RecursionError) as error:
