@@ -91,7 +91,7 @@ class VisionTower(nn.Module):
         square = self.config.merge_size**2
         order = layout.order.to(x.device)
         rope = [
-            _permute(table, order, square).to(x.device)
+            _permute(table, layout.order, square).to(x.device)
             for table in _rope_table(_patch_positions(grid_thw, self.config.merge_size), self.config.head_dim)
         ]
         x = _permute(x, order, square)
@@ -235,4 +235,4 @@ def _rope_table(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
 
 def _permute(x: Tensor, order: Tensor, square: int) -> Tensor:
     """Reorder patches by whole squares of `square` patches."""
-    return rearrange(rearrange(x, "(n s) d -> n s d", s=square)[order.to(x.device)], "n s d -> (n s) d")
+    return rearrange(rearrange(x, "(n s) d -> n s d", s=square)[order], "n s d -> (n s) d")

@@ -263,8 +263,10 @@ def _rope_table(positions: Tensor, config: VLMConfig, dtype: torch.dtype) -> tup
     device = positions.device
     exponents = torch.arange(0, config.head_dim, 2, device=device) / config.head_dim
     frequencies = 1 / config.rope_theta**exponents
-    axes = torch.arange(3, device=device).repeat_interleave(torch.tensor(config.mrope_section, device=device))
-    angles = rearrange(positions[axes], "half b s -> b 1 s half") * frequencies
+    turns = torch.cat(
+        [axis.expand(n, -1, -1) for axis, n in zip(positions, config.mrope_section, strict=True)]
+    )
+    angles = rearrange(turns, "half b s -> b 1 s half") * frequencies
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
