@@ -9,6 +9,7 @@ each picture).
 import io
 import json
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Final, Self
@@ -173,6 +174,12 @@ class Atlas:
             raise DataError(
                 f"expected a concept and style of this atlas, found {code!r} in {style!r}"
             ) from error
+
+
+@cache
+def packaged_atlas() -> Atlas:
+    """Return the small atlas inside the package, read once."""
+    return Atlas.load()
 
 
 def write_atlas(

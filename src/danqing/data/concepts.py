@@ -9,8 +9,8 @@ from typing import Final
 LANGUAGES: Final = ("en", "zh", "es", "fr", "de", "pt", "it", "ja", "ko", "ru", "ar", "hi")
 """Caption languages; English and Chinese are written as phrases, the rest as labels."""
 
-_VOWELS: Final = "aeiou"
-_ARTICLES: Final = {"unicorn": "a"}
+_AN: Final = ("hourglass",)
+_A: Final = ("unicorn",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +31,13 @@ class Concept:
     @property
     def indefinite(self) -> str:
         """The English noun with its article: "an apple"."""
-        article = _ARTICLES.get(self.english, "an" if self.english[0].lower() in _VOWELS else "a")
-        return f"{article} {self.english}"
+        return with_article(self.english)
+
+
+def with_article(phrase: str) -> str:
+    """Put "a" or "an" before an English phrase, by the sound of its first word."""
+    vowel = phrase[0].lower() in "aeiou" and not phrase.startswith(_A)
+    return f"{'an' if vowel or phrase.startswith(_AN) else 'a'} {phrase}"
 
 
 @cache

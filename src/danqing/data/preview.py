@@ -7,7 +7,7 @@ from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 
-from danqing.data.atlas import Atlas
+from danqing.data.atlas import Atlas, packaged_atlas
 from danqing.data.world import Scene, render
 from danqing.errors import DataError
 
@@ -26,7 +26,7 @@ def preview(
     """Draw scenes as one PNG with a caption below each; with the packaged atlas when none is given."""
     if len(scenes) != len(captions) or not scenes:
         raise DataError(f"expected as many captions as scenes, found {len(scenes)=} and {len(captions)=}")
-    atlas = atlas if atlas is not None else Atlas.load()
+    atlas = atlas if atlas is not None else packaged_atlas()
     height = _CELL + 12 * _LINES + 8
     rows = -(-len(scenes) // columns)
     sheet = Image.new("RGB", (columns * (_CELL + 8), rows * height), "white")

@@ -18,9 +18,9 @@ from typing import Final, Literal
 import numpy as np
 from PIL import Image
 
-from danqing.data.atlas import Atlas
+from danqing.data.atlas import Atlas, packaged_atlas
 from danqing.data.colours import COLOURS, dye, hsv_to_rgb, paint, paint_plain
-from danqing.data.concepts import concepts
+from danqing.data.concepts import concepts, with_article
 from danqing.errors import DataError
 
 Split = Literal["train", "held_out"]
@@ -103,9 +103,6 @@ class Prompt:
     scene: Scene
 
 
-# ---- held out ----
-
-
 @lru_cache(maxsize=1 << 18)
 def is_held_out(axis: str, *parts: str) -> bool:
     """Tell whether a combination is held out: the first 64 bits of its sha256 fall into the lowest 5 %."""
@@ -139,7 +136,7 @@ def held_out_prompts(n: int, atlas: Atlas | None = None) -> list[Prompt]:
     out. Pairs where a thing would vanish into its own colour are left out. The order does not depend on `n`,
     nor on which atlas is given (the packaged one by default). Raises DataError when there are fewer than `n`.
     """
-    atlas = atlas if atlas is not None else Atlas.load()
+    atlas = atlas if atlas is not None else packaged_atlas()
     ranked = sorted(
         (_rank("background", code, colour), code, colour)
         for code, colour in product(concepts(), COLOURS)
@@ -160,8 +157,7 @@ def held_out_prompts(n: int, atlas: Atlas | None = None) -> list[Prompt]:
         if style is not None:
             things = (Thing(code, style, None, 0.7, 0.5, 0.5),)
             scene = Scene(things, Background.plain(colour), "single", None)
-            article = "an" if colour == "orange" else "a"
-            text = f"{concepts()[code].indefinite} on {article} {colour} background"
+            text = f"{concepts()[code].indefinite} on {with_article(colour)} background"
             prompts.append(Prompt(prompt=text, concept=code, background=colour, scene=scene))
     if len(prompts) < n:
         raise DataError(f"expected {n} held-out prompts, found {len(prompts)}; ask for fewer")
@@ -170,9 +166,6 @@ def held_out_prompts(n: int, atlas: Atlas | None = None) -> list[Prompt]:
 
 def _rank(*parts: str) -> int:
     return int.from_bytes(hashlib.sha256("|".join(parts).encode()).digest()[:8], "big")
-
-
-# ---- drawing lots ----
 
 
 def sample_scene(rng: np.random.Generator, atlas: Atlas, split: Split = "train") -> Scene:
@@ -214,7 +207,9 @@ def _draw(rng: np.random.Generator, atlas: Atlas) -> Scene:
     if ground == "ground" and relation in ("above", "below"):
         ground = "solid"
     background = draw_background(rng, colour, ground)
-    return Scene(_place(rng, atlas, things, kind, relation, ground == "ground"), background, kind, relation)
+    return Scene(
+        place_things(rng, atlas, things, kind, relation, ground == "ground"), background, kind, relation
+    )
 
 
 def _draw_codes(rng: np.random.Generator, atlas: Atlas, kind: SceneKind, count: int) -> list[str]:
@@ -234,7 +229,7 @@ def _pick(rng: np.random.Generator, cumulative: tuple[float, ...]) -> int:
     return int(np.searchsorted(cumulative, rng.random(), side="right"))
 
 
-def _place(
+def place_things(
     rng: np.random.Generator,
     atlas: Atlas,
     things: tuple[Thing, ...],
@@ -280,9 +275,6 @@ def _layout(
     if ground or small < 0.5:
         return 0.26 + 0.04 * at, [(0.175, 0.5), (0.5, 0.5), (0.825, 0.5)]
     return 0.37 + 0.05 * at, [(0.5, 0.27), (0.265, 0.735), (0.735, 0.735)]
-
-
-# ---- drawing pictures ----
 
 
 def render(scene: Scene, atlas: Atlas, size: int = 128) -> np.ndarray:

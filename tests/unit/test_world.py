@@ -1,0 +1,188 @@
+"""The drawn world: what a scene holds is what its picture shows."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from danqing.data import (
+    COLOURS,
+    Atlas,
+    Background,
+    Scene,
+    Thing,
+    concepts,
+    held_out_prompts,
+    preview,
+    render,
+    sample_scene,
+)
+from danqing.data.atlas import packaged_atlas
+from danqing.data.colours import dominant_colour, name_pixels, paint, paint_plain
+from danqing.data.world import contains_held_out, is_held_out
+from danqing.errors import DataError
+
+APPLE = "1F34E"
+
+
+@pytest.fixture(scope="module")
+def atlas() -> Atlas:
+    return packaged_atlas()
+
+
+def scenes(atlas: Atlas, count: int, seed: int = 0) -> list[Scene]:
+    rng = np.random.default_rng(seed)
+    return [sample_scene(rng, atlas) for _ in range(count)]
+
+
+def test_same_seed_same_scenes_same_pictures(atlas: Atlas) -> None:
+    first, second = scenes(atlas, 20), scenes(atlas, 20)
+    assert first == second
+    for one, other in zip(first, second, strict=True):
+        assert np.array_equal(render(one, atlas, 64), render(other, atlas, 64))
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_picture_has_the_size_asked_for(atlas: Atlas, size: int) -> None:
+    picture = render(scenes(atlas, 1)[0], atlas, size)
+    assert picture.shape == (size, size, 3)
+    assert picture.dtype == np.uint8
+
+
+def test_kinds_come_in_their_shares(atlas: Atlas) -> None:
+    kinds = Counter(scene.kind for scene in scenes(atlas, 4000))
+    shares = [kinds[kind] / 4000 for kind in ("single", "count", "pair")]
+    assert shares == pytest.approx([0.45, 0.2, 0.35], abs=0.04)
+
+
+def test_things_stand_where_the_relation_says(atlas: Atlas) -> None:
+    for scene in scenes(atlas, 500):
+        if scene.relation is None:
+            continue
+        first, second = scene.things
+        dx, dy = first.x - second.x, first.y - second.y
+        gap = {"left": -dx, "right": dx, "above": -dy, "below": dy}[scene.relation]
+        assert gap > 0.3
+
+
+def test_things_stay_inside_and_share_a_style(atlas: Atlas) -> None:
+    for scene in scenes(atlas, 500):
+        assert len({thing.style for thing in scene.things}) == 1
+        assert len(scene.things) == {"single": 1, "pair": 2}.get(scene.kind, len(scene.things))
+        for thing in scene.things:
+            width, height = (thing.size * side / 2 for side in atlas.extent(thing.concept, thing.style))
+            assert width <= thing.x <= 1 - width
+            assert height <= thing.y <= 1 - height
+
+
+def test_counted_things_are_separate_blobs(atlas: Atlas) -> None:
+    rng = np.random.default_rng(1)
+    counted = [s for s in scenes(atlas, 400) if s.kind == "count" and s.background.kind == "solid"][:20]
+    assert counted
+    for scene in counted:
+        style = next(s for s in atlas.styles if atlas.facts(APPLE, s).colour == "red")
+        things = tuple(replace(t, concept=APPLE, style=style, colour=None) for t in scene.things)
+        drawn = render(
+            Scene(things, Background("blue", "solid", paint("blue", rng), (0, 0, 0), 0.5), "count", None),
+            atlas,
+        )
+        red = name_pixels(drawn) == COLOURS.index("red")
+        centres = [(round(t.y * 128), round(t.x * 128)) for t in things]
+        assert all(red[max(0, y - 6) : y + 6, x - 6 : x + 6].mean() > 0.5 for y, x in centres)
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_paints_are_the_colour_they_are_called(colour: str) -> None:
+    rng = np.random.default_rng(0)
+    shades = np.array([[paint(colour, rng) for _ in range(200)] + [paint_plain(colour)]], np.uint8)
+    assert (name_pixels(shades) == COLOURS.index(colour)).mean() > 0.97
+
+
+def test_dyed_things_have_the_colour_said(atlas: Atlas) -> None:
+    dyed = [
+        s for s in scenes(atlas, 600) if s.kind == "single" and s.things[0].colour and s.things[0].size > 0.5
+    ]
+    assert len(dyed) > 30
+    right = 0
+    for scene in dyed:
+        away = Background.plain("white" if scene.things[0].colour != "white" else "black")
+        drawn, empty = (render(replace(scene, background=away, things=t), atlas) for t in (scene.things, ()))
+        mask = (drawn != empty).any(-1).astype(np.uint8) * 255
+        right += dominant_colour(np.dstack([drawn, mask]), 0.5) == scene.things[0].colour
+    assert right / len(dyed) > 0.9
+
+
+def test_background_is_the_colour_said(atlas: Atlas) -> None:
+    for scene in scenes(atlas, 300):
+        bottom = render(replace(scene, things=()), atlas, 32)[-3:]
+        words = name_pixels(bottom)
+        assert (words == COLOURS.index(scene.background.colour)).mean() > 0.6, scene.background
+
+
+def test_nothing_vanishes_into_its_background(atlas: Atlas) -> None:
+    for scene in scenes(atlas, 500):
+        for thing in scene.things:
+            colour = thing.colour or atlas.facts(thing.concept, thing.style).colour
+            assert colour != scene.background.colour
+
+
+def test_a_fifth_of_the_scenes_is_dyed(atlas: Atlas) -> None:
+    dyed = np.mean([any(thing.colour for thing in scene.things) for scene in scenes(atlas, 2000)])
+    assert 0.12 < dyed < 0.4
+
+
+def test_held_out_scenes_hold_something_held_out(atlas: Atlas) -> None:
+    rng = np.random.default_rng(0)
+    assert all(contains_held_out(sample_scene(rng, atlas, "held_out")) for _ in range(50))
+
+
+def test_held_out_prompts_are_stable_and_truly_held_out() -> None:
+    prompts = held_out_prompts(100)
+    assert prompts[:10] == held_out_prompts(10)
+    assert len({item.prompt for item in prompts}) == 100
+    assert prompts[0].prompt == "a pair of scissors on a brown background"
+    for item in prompts:
+        assert is_held_out("background", item.concept, item.background)
+        assert item.scene.things[0].concept == item.concept
+        assert concepts()[item.concept].english in item.prompt
+        assert item.background in item.prompt
+
+
+def test_five_in_a_hundred_are_held_out() -> None:
+    share = np.mean([is_held_out("background", code, colour) for code in concepts() for colour in COLOURS])
+    assert share == pytest.approx(0.05, abs=0.01)
+
+
+def test_too_many_prompts_are_refused() -> None:
+    with pytest.raises(DataError, match="ask for fewer"):
+        held_out_prompts(10_000)
+
+
+def test_unknown_split_is_refused(atlas: Atlas) -> None:
+    with pytest.raises(DataError, match="held_out"):
+        sample_scene(np.random.default_rng(0), atlas, "test")
+
+
+def test_dyeing_a_many_coloured_thing_is_refused(atlas: Atlas) -> None:
+    code, style = next((c, s) for c in atlas.codes for s in atlas.styles if atlas.facts(c, s).hue is None)
+    scene = Scene((Thing(code, style, "blue", 0.5, 0.5, 0.5),), Background.plain("red"), "single", None)
+    with pytest.raises(DataError, match="one hue"):
+        render(scene, atlas)
+
+
+def test_ground_has_a_wall_above_it(atlas: Atlas) -> None:
+    scene = next(s for s in scenes(atlas, 200) if s.background.kind == "ground")
+    picture = render(replace(scene, things=()), atlas)
+    assert tuple(picture[0, 0]) == scene.background.pale
+    assert tuple(picture[-1, 0]) != scene.background.pale
+
+
+def test_preview_writes_a_sheet(atlas: Atlas, tmp_path) -> None:
+    drawn = scenes(atlas, 5)
+    path = preview(drawn, ["a caption"] * 5, tmp_path / "sheets" / "sheet.png", atlas, columns=3)
+    with Image.open(path) as sheet:
+        assert sheet.width == 3 * 168
+    with pytest.raises(DataError, match="as many captions"):
+        preview(drawn, [], tmp_path / "none.png", atlas)
