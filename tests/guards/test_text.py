@@ -10,13 +10,16 @@ from tests.guards.files import short, texts
 HOSTS = {  # add a host here when a document really needs to point there
     "127.0.0.1",
     "arxiv.org",
+    "creativecommons.org",
     "example.com",
     "github.com",
     "huggingface.co",
     "localhost",
     "semver.org",
     "testserver",
+    "unicode.org",
     "www.apache.org",
+    "www.unicode.org",
     "www.w3.org",
 }
 ADDRESS = re.compile(r"\bhttps?://(?:[^/@\s]*@)?([\w.-]+)")
