@@ -168,7 +168,7 @@ def test_unknown_split_is_refused(atlas: Atlas) -> None:
 def test_dyeing_a_many_coloured_thing_is_refused(atlas: Atlas) -> None:
     code, style = next((c, s) for c in atlas.codes for s in atlas.styles if atlas.facts(c, s).hue is None)
     scene = Scene((Thing(code, style, "blue", 0.5, 0.5, 0.5),), Background.plain("red"), "single", None)
-    with pytest.raises(DataError, match="one hue"):
+    with pytest.raises(DataError, match="dominant hue"):
         render(scene, atlas)
 
 

@@ -36,7 +36,7 @@ class Facts:
     colour: str | None
     """The colour word that fills it, if one does."""
     hue: float | None
-    """Its dominant hue in degrees, if it has only one."""
+    """The hue in degrees that fills most of it, if one does."""
     dyes: tuple[str, ...]
     """Colours it can be dyed with and is then measured to have."""
 

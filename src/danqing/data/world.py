@@ -41,7 +41,7 @@ _KINDS: Final[tuple[SceneKind, ...]] = ("single", "count", "pair")
 _KIND_SHARES: Final = (0.45, 0.65, 1.0)  # cumulative
 _BACKGROUNDS: Final[tuple[BackgroundKind, ...]] = ("solid", "gradient", "radial", "ground")
 _BACKGROUND_SHARES: Final = (0.35, 0.55, 0.75, 1.0)
-_DYED_SHARE: Final = 0.45  # of the things that can be dyed; a quarter of all things
+_DYED_SHARE: Final = 0.35  # of the things that can be dyed; a quarter of all things
 _SMALL_SHARE: Final = 0.1
 
 
@@ -291,7 +291,7 @@ def render(scene: Scene, atlas: Atlas, size: int = 128) -> np.ndarray:
             hue = atlas.facts(thing.concept, thing.style).hue
             if hue is None:
                 raise DataError(
-                    f"expected a thing of one hue, found {thing.concept} in style {thing.style!r}"
+                    f"expected a thing with a dominant hue, found {thing.concept} in style {thing.style!r}"
                 )
             sprite = dye(sprite, hue, thing.colour)
         canvas.paste(sprite, (round(thing.x * size - side / 2), round(thing.y * size - side / 2)), sprite)
