@@ -10,7 +10,7 @@ Source: Qwen-Image technical report (arXiv 2508.02324), section 2.3 and table 1;
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -76,9 +76,9 @@ class ModulationTable(NamedTuple):
     out: Float[Tensor, "rows two_dim"]
     """Scale and shift of the last norm, in this order."""
 
-    def at(self, step: int) -> Self:
+    def at(self, step: int) -> "ModulationTable":
         """Return the single row of one step; it applies to every entry of a batch."""
-        return type(self)(*(part[step : step + 1] for part in self))
+        return ModulationTable(*(part[step : step + 1] for part in self))
 
 
 class MMDiT(nn.Module):

@@ -1,0 +1,166 @@
+"""Train the language tower: predict the next token, and say what a caption means.
+
+A diffusion loss teaches words slowly, so the tower learns them first and alone: besides the language-model loss,
+small heads read the scene's facts (concepts, numbers, colours, relation) off the last tokens of a caption in any
+language. Those tokens are among the features the denoiser sees. The heads are thrown away afterwards.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from danqing.conditioning.templates import DESCRIBE, EDIT_PLUS, GENERATE, Template
+from danqing.conditioning.tokenizer import Tokenizer
+from danqing.data.atlas import Atlas
+from danqing.data.captions import Labels, caption, facts
+from danqing.data.colours import COLOURS
+from danqing.data.concepts import LANGUAGES, concepts
+from danqing.data.corpus import Text, draw_text, ordered
+from danqing.data.world import RELATIONS, sample_scene
+from danqing.models.vlm import VLM
+
+_TEMPLATES: dict[str, Template] = {"generate": GENERATE, "edit": EDIT_PLUS, "describe": DESCRIBE}
+_MAX_COUNT = 9
+_UNKNOWN = -100  # the target that cross-entropy leaves out
+
+
+class Texts(NamedTuple):
+    """A batch of tokenised conversations, padded on the right."""
+
+    token_ids: Tensor
+    targets: Tensor
+    """Next token at every position; -100 where nothing is to be learned."""
+    ends: Tensor
+    """Position of the last token of each row."""
+    facts: dict[str, Tensor]
+    """Class of each fact, one a row; -100 where the text has none."""
+
+
+class LanguageTrainee(nn.Module):
+    """The language model with one linear reading head a fact."""
+
+    def __init__(self, vlm: VLM) -> None:
+        super().__init__()
+        self.vlm = vlm
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(vlm.config.dim, classes) for name, classes in fact_classes().items()}
+        )
+
+
+def fact_classes() -> dict[str, int]:
+    """Return the facts that are read off a caption, and how many classes each has; the last class is "none"."""
+    colours = len(COLOURS)
+    return {
+        "first": len(concepts()),
+        "second": len(concepts()) + 1,
+        "count": _MAX_COUNT + 1,
+        "first_colour": colours + 1,
+        "second_colour": colours + 1,
+        "background": colours,
+        "relation": len(RELATIONS) + 1,
+    }
+
+
+class Language:
+    """Next-token loss on prompts and answers plus cross-entropy of the facts."""
+
+    def __init__(self, atlas: Atlas, tokenizer: Tokenizer, *, batch_size: int, seed: int) -> None:
+        self.atlas, self.tokenizer, self.batch_size, self.seed = atlas, tokenizer, batch_size, seed
+
+    def batch(self, step: int) -> Texts:
+        """Draw texts of all tasks and languages."""
+        rng = np.random.default_rng([self.seed, step])
+        return self._collate([draw_text(rng, self.atlas) for _ in range(self.batch_size)])
+
+    def loss(self, model: nn.Module, batch: Texts) -> tuple[Tensor, dict[str, float]]:
+        """Return the sum of both losses."""
+        assert isinstance(model, LanguageTrainee)
+        device = next(model.parameters()).device
+        features = model.vlm.features(batch.token_ids.to(device))
+        learned = batch.targets.to(device) != _UNKNOWN
+        logits = model.vlm.logits(features[learned])
+        next_token = F.cross_entropy(logits.float(), batch.targets.to(device)[learned])
+        last = features[torch.arange(len(features), device=device), batch.ends.to(device)]
+        per_fact = [
+            F.cross_entropy(model.heads[name](last).float(), target.to(device), ignore_index=_UNKNOWN)
+            for name, target in batch.facts.items()
+        ]
+        meaning = torch.stack(per_fact).sum()
+        return next_token + meaning, {"next_token": next_token.item(), "facts": meaning.item()}
+
+    def flops(self, model: nn.Module, batch: Texts) -> float:
+        """Return six operations a parameter and token."""
+        assert isinstance(model, LanguageTrainee)
+        return 6.0 * sum(p.numel() for p in model.vlm.parameters()) * batch.token_ids.numel()
+
+    def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
+        """Return the share of facts read right from captions of held-out scenes, by group of languages."""
+        assert isinstance(model, LanguageTrainee)
+        scores = {}
+        for group in (("en",), ("zh",), tuple(language for language in LANGUAGES if language not in ("en", "zh"))):
+            rng = np.random.default_rng(1)
+            texts = []
+            for index in range(128):
+                scene = sample_scene(rng, self.atlas, "held_out")
+                words = caption(scene, group[index % len(group)], rng, self.atlas)
+                texts.append(Text(task="generate", prompt=words, labels=ordered(facts(scene, self.atlas))))
+            batch = self._collate(texts)
+            device = next(model.parameters()).device
+            features = model.vlm.features(batch.token_ids.to(device))
+            last = features[torch.arange(len(features)), batch.ends]
+            label = group[0] if len(group) == 1 else "other"
+            for name in ("first", "second", "count", "relation"):
+                right = model.heads[name](last).argmax(-1).cpu() == batch.facts[name]
+                scores[f"{label}_{name}"] = float(right.float().mean())
+        return scores
+
+    def _collate(self, texts: list[Text]) -> Texts:
+        rows, targets = [], []
+        for text in texts:
+            template = _TEMPLATES[text.task]
+            ids = self.tokenizer.encode(template.fill(text.prompt, num_pictures=int(text.task == "edit")))
+            drop = template.drop or 1
+            if text.answer:
+                ids += self.tokenizer.encode(text.answer + "<|im_end|>")
+            rows.append(torch.tensor(ids))
+            following = torch.tensor([*ids[1:], _UNKNOWN])
+            following[: drop - 1] = _UNKNOWN
+            targets.append(following)
+        token_ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad)
+        return Texts(
+            token_ids=token_ids,
+            targets=nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=_UNKNOWN),
+            ends=torch.tensor([len(row) - 1 for row in rows]),
+            facts=_fact_targets([text.labels for text in texts]),
+        )
+
+
+def _fact_targets(labels: list[Labels | None]) -> dict[str, Tensor]:
+    columns: dict[str, list[int]] = {name: [] for name in fact_classes()}
+    for label in labels:
+        values = {name: _UNKNOWN for name in columns} if label is None else _values(label)
+        for name, value in values.items():
+            columns[name].append(value)
+    return {name: torch.tensor(values) for name, values in columns.items()}
+
+
+def _values(label: Labels) -> dict[str, int]:
+    two = len(label.concepts) > 1
+    none = {name: classes - 1 for name, classes in fact_classes().items()}
+
+    def colour(index: int) -> int:
+        return label.colours[index] if label.colours[index] >= 0 else none["first_colour"]
+
+    return {
+        "first": label.concepts[0],
+        "second": label.concepts[1] if two else none["second"],
+        "count": min(label.counts[0], _MAX_COUNT),
+        "first_colour": colour(0),
+        "second_colour": colour(1) if two else none["second_colour"],
+        "background": label.background,
+        "relation": label.relation if label.relation >= 0 else none["relation"],
+    }
