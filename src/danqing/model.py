@@ -24,15 +24,17 @@ def find_checkpoint(name: str | Path) -> Folder:
     if str(name) in SHIPPED and not path.is_dir():
         path = Path(str(resources.files("danqing.checkpoints") / str(name)))
     if not path.is_dir():
-        raise CheckpointError(f"expected a shipped model ({', '.join(SHIPPED)}) or a checkpoint folder, found {name}")
+        raise CheckpointError(
+            f"expected a shipped model ({', '.join(SHIPPED)}) or a checkpoint folder, found {name}"
+        )
     return Folder(path)
 
 
 def load(name: str | Path = "nano", *, device: str = "auto", precision: str = "auto") -> "Model":
     """Load a checkpoint: a shipped name or a folder as released (`model_index.json` and its parts).
 
-    `device` is auto, cpu, cuda or mps; `precision` auto, fp32 or bf16. Raises CheckpointError when files are missing,
-    broken or do not fit.
+    `device` is auto, cpu, cuda or mps; `precision` auto, fp32 or bf16. Raises CheckpointError when files are
+    missing, broken or do not fit.
     """
     folder = find_checkpoint(name)
     where = resolve_device(device)

@@ -12,7 +12,9 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 
-def to_pixels(pictures: UInt8[np.ndarray, "batch height width channels"]) -> Float[Tensor, "batch channels height width"]:
+def to_pixels(
+    pictures: UInt8[np.ndarray, "batch height width channels"],
+) -> Float[Tensor, "batch channels height width"]:
     """Return 8-bit pictures as pixels in [-1, 1], fp32."""
     return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 

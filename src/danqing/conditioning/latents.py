@@ -20,7 +20,9 @@ def unpack(tokens: Float[Tensor, "batch seq dim"], height: int) -> Float[Tensor,
     return rearrange(tokens, "b (h w) (z p q) -> b z (h p) (w q)", h=height, p=2, q=2)
 
 
-def noise_tokens(seeds: Sequence[int], *, channels: int, lat_h: int, lat_w: int) -> Float[Tensor, "batch seq dim"]:
+def noise_tokens(
+    seeds: Sequence[int], *, channels: int, lat_h: int, lat_w: int
+) -> Float[Tensor, "batch seq dim"]:
     """Return packed noise, one row a seed; row i is what seed i alone gives."""
     rows = [sample_noise((1, 1, channels, lat_h, lat_w), seed)[:, 0] for seed in seeds]
     return pack(torch.cat(rows))

@@ -3,21 +3,24 @@
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from danqing.errors import ConfigError
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def config_from_json(cls: type[T], values: Mapping[str, Any], *, ignored: frozenset[str] = frozenset()) -> T:
     """Fill the config dataclass `cls` from the keys of a released `config.json`.
 
-    Keys that start with an underscore (written by other libraries) and those in `ignored` are skipped; any other
-    key the dataclass does not know raises ConfigError with the nearest known one, because a flag that is silently
-    dropped gives wrong pictures.
+    Keys that start with an underscore (written by other libraries) and those in `ignored` are skipped; any
+    other key the dataclass does not know raises ConfigError with the nearest known one, because a flag that
+    is silently dropped gives wrong pictures.
     """
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(cls)}
     known: dict[str, Any] = {}
     for key, value in values.items():
         if key.startswith("_") or key in ignored:
@@ -35,7 +38,9 @@ def config_from_json(cls: type[T], values: Mapping[str, Any], *, ignored: frozen
         and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise ConfigError(f"{cls.__name__}: expected keys {', '.join(missing)}, found only {', '.join(known)}")
+        raise ConfigError(
+            f"{cls.__name__}: expected keys {', '.join(missing)}, found only {', '.join(known)}"
+        )
     return cls(**known)
 
 

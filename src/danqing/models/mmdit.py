@@ -1,7 +1,8 @@
 """The denoiser of Qwen-Image 1.x: a dual-stream multimodal diffusion transformer (MMDiT).
 
-Text and picture tokens keep their own weights and meet in joint attention. Every block is modulated by the noise
-level alone, so for sampling the whole schedule's modulation is a table computed once (`modulation_table`).
+Text and picture tokens keep their own weights and meet in joint attention. Every block is modulated by the
+noise level alone, so for sampling the whole schedule's modulation is a table computed once
+(`modulation_table`).
 
 Source: Qwen-Image technical report (arXiv 2508.02324), section 2.3 and table 1; MMDiT: Esser et al.
 (arXiv 2403.03206). Parameter names are those of `Qwen/Qwen-Image`, folder `transformer`.
@@ -21,7 +22,9 @@ from danqing.errors import ConfigError, RequestError
 from danqing.models.layers import RMSNorm
 from danqing.models.rope import GridShape, image_positions, rotate, rotation, text_positions
 
-_ROWS = 16  # sigmas are modulated in groups of this many, so that a row never depends on the schedule's length
+_ROWS = (
+    16  # sigmas are modulated in groups of this many, so that a row never depends on the schedule's length
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,14 +112,16 @@ class MMDiT(nn.Module):
     ) -> Float[Tensor, "batch img_seq out_tokens"]:
         """Return the predicted velocity (noise - latents) of every picture token.
 
-        `img` holds the noised target, then reference pictures; `shapes` their sizes in tokens, the same for the
-        whole batch. `lengths` are the true lengths of right-padded text rows (None: no padding). Modulation has one
-        row, or one per batch entry. The velocity of reference tokens means nothing.
+        `img` holds the noised target, then reference pictures; `shapes` their sizes in tokens, the same for
+        the whole batch. `lengths` are the true lengths of right-padded text rows (None: no padding).
+        Modulation has one row, or one per batch entry. The velocity of reference tokens means nothing.
         """
         shapes = [GridShape(*shape) for shape in shapes]
         tokens = [math.prod(shape) for shape in shapes]
         if sum(tokens) != img.shape[1]:
-            raise RequestError(f"MMDiT: expected {sum(tokens)} picture tokens for {shapes}, found {img.shape[1]}")
+            raise RequestError(
+                f"MMDiT: expected {sum(tokens)} picture tokens for {shapes}, found {img.shape[1]}"
+            )
         img = self.img_in(img)
         txt = self.txt_in(self.txt_norm(txt))
         turn = self.rotations(shapes, txt.shape[1], img.device)
@@ -136,15 +141,15 @@ class MMDiT(nn.Module):
         img = image_positions(shapes, layered=layered).to(device)
         return rotation(txt, self.config.axes_dims_rope), rotation(img, self.config.axes_dims_rope)
 
-    def modulate(
-        self, sigma: Float[Tensor, " rows"], additional: int | None = None
-    ) -> ModulationTable:
+    def modulate(self, sigma: Float[Tensor, " rows"], additional: int | None = None) -> ModulationTable:
         """Return the modulation of every block for each noise level in (0, 1]."""
         dtype = self.img_in.weight.dtype
         levels = [sigma, torch.zeros_like(sigma)] if self.config.zero_cond_t else [sigma]
         embedded = [F.silu(self.time_text_embed(level, dtype, additional)) for level in levels]
         blocks = [block for block in self.transformer_blocks if isinstance(block, Block)]
-        img = torch.stack([torch.stack([block.img_mod[1](e) for e in embedded], dim=1) for block in blocks], dim=1)
+        img = torch.stack(
+            [torch.stack([block.img_mod[1](e) for e in embedded], dim=1) for block in blocks], dim=1
+        )
         txt = torch.stack([block.txt_mod[1](embedded[0]) for block in blocks], dim=1)
         return ModulationTable(img, txt, self.norm_out["linear"](embedded[0]))
 
@@ -166,11 +171,14 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, dim: int, *, additional: bool) -> None:
         super().__init__()
-        self.timestep_embedder = nn.ModuleDict({"linear_1": nn.Linear(256, dim), "linear_2": nn.Linear(dim, dim)})
+        self.timestep_embedder = nn.ModuleDict(
+            {"linear_1": nn.Linear(256, dim), "linear_2": nn.Linear(dim, dim)}
+        )
         if additional:
             self.addition_t_embedding = nn.Embedding(2, dim)
 
     def forward(self, sigma: Float[Tensor, " rows"], dtype: torch.dtype, additional: int | None) -> Tensor:
+        """Return the embedding of each noise level; `additional` is the class of a layered release."""
         # The reference rounds the level to the activations' type first, and that is what released models saw.
         wave = sinusoid(sigma.to(dtype)).to(dtype)
         embedded = self.timestep_embedder["linear_2"](F.silu(self.timestep_embedder["linear_1"](wave)))
@@ -201,9 +209,12 @@ class Block(nn.Module):
         turn: tuple[Tensor, Tensor],
         mask: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
+        """Return the text and the picture stream after this block."""
         img_attn, img_ff = _two_modulations(img_mod)
         txt_attn, txt_ff = _two_modulations(txt_mod)
-        txt_mixed, img_mixed = self.attn(_modulated(txt, txt_attn), _modulated(img, img_attn), turn, mask, self.last)
+        txt_mixed, img_mixed = self.attn(
+            _modulated(txt, txt_attn), _modulated(img, img_attn), turn, mask, self.last
+        )
         img = _finite(img + img_attn.gate * img_mixed)
         img = _finite(img + img_ff.gate * self.img_mlp(_modulated(img, img_ff)))
         if not self.last:
@@ -228,6 +239,7 @@ class JointAttention(nn.Module):
     def forward(
         self, txt: Tensor, img: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, img_only: bool
     ) -> tuple[Tensor, Tensor]:
+        """Return what text and picture tokens read; with `img_only` the text passes unchanged."""
         txt_turn, img_turn = turn
         txt_seq = txt.shape[1]
         q = rotate(self.norm_q(self._heads(self.to_q(img))), img_turn)
@@ -252,11 +264,20 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        expand = nn.ModuleDict({"proj": nn.Linear(dim, 4 * dim)})
-        self.net = nn.ModuleList([expand, nn.Identity(), nn.Linear(4 * dim, dim)])
+        self.net = nn.Sequential(_Expand(dim), nn.Identity(), nn.Linear(4 * dim, dim))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.net[2](F.gelu(self.net[0]["proj"](tokens), approximate="tanh"))
+        """Apply the layer to every token."""
+        return self.net(tokens)
+
+
+class _Expand(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim, 4 * dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.gelu(self.proj(tokens), approximate="tanh")
 
 
 def sinusoid(sigma: Float[Tensor, " rows"]) -> Float[Tensor, "rows 256"]:

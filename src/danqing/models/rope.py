@@ -1,7 +1,8 @@
 """Three-axis rotary positions of the MMDiT (MSRoPE: Qwen-Image technical report, section 2.4 and figure 8).
 
-A position is (frame, height, width) in tokens. Pictures are centred: rows run from -(h - h // 2) to h // 2 - 1.
-The i-th picture of a sequence has frame i. Text uses one number on all three axes, starting past every picture.
+A position is (frame, height, width) in tokens. Pictures are centred: rows run from -(h - h // 2) to h // 2 -
+1. The i-th picture of a sequence has frame i. Text uses one number on all three axes, starting past every
+picture.
 """
 
 from collections.abc import Sequence

@@ -1,16 +1,17 @@
 """The causal autoencoder of Qwen-Image 1.x, for single pictures.
 
-The released network is a video autoencoder (the Wan 2.1 layout): every convolution is 3-D and padded in front of
-time. For one frame only the last temporal tap meets data, the others meet zeros, so a picture needs the 2-D kernel
-`weight[:, :, -1]` alone. This module holds those 2-D kernels under the released parameter names; `fold` and
-`unfold` convert a released tensor to and from this form.
+The released network is a video autoencoder (the Wan 2.1 layout): every convolution is 3-D and padded in front
+of time. For one frame only the last temporal tap meets data, the others meet zeros, so a picture needs the
+2-D kernel `weight[:, :, -1]` alone. This module holds those 2-D kernels under the released parameter names;
+`fold` and `unfold` convert a released tensor to and from this form.
 
-Source: Qwen-Image technical report (arXiv 2508.02324), tables 1-2; checkpoint `Qwen/Qwen-Image`, folder `vae`.
+Source: Qwen-Image technical report (arXiv 2508.02324), tables 1-2; checkpoint `Qwen/Qwen-Image`, folder
+`vae`.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -80,7 +81,9 @@ class VAE(nn.Module):
         self.post_quant_conv = nn.Conv2d(config.z_dim, config.z_dim, 1)
         self.decoder = Decoder(config)
 
-    def encode(self, pixels: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch z lat_h lat_w"]:
+    def encode(
+        self, pixels: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch z lat_h lat_w"]:
         """Return normalised latents: the mode of the posterior, per channel minus mean over std."""
         mean, _ = self.posterior(pixels)
         shift, scale = self._statistics(mean)
@@ -103,8 +106,9 @@ class VAE(nn.Module):
     ) -> Float[Tensor, "batch channels height width"]:
         """Return pixels clamped to [-1, 1].
 
-        With `tile` (latents per side) the up blocks run tile by tile with a halo of their receptive field; the mid
-        block, whose attention sees everything, always runs whole. The result does not depend on the tile size.
+        With `tile` (latents per side) the up blocks run tile by tile with a halo of their receptive field;
+        the mid block, whose attention sees everything, always runs whole. The result does not depend on the
+        tile size.
         """
         shift, scale = self._statistics(latents)
         hidden = self.decoder.middle(self.post_quant_conv(latents * scale + shift))
@@ -123,7 +127,9 @@ class VAE(nn.Module):
                 part = self.decoder.up(hidden[:, :, row_start:row_end, col_start:col_end])
                 rows = slice((top - row_start) * ratio, (bottom - row_start) * ratio)
                 cols = slice((left - col_start) * ratio, (right - col_start) * ratio)
-                pixels[:, :, top * ratio : bottom * ratio, left * ratio : right * ratio] = part[:, :, rows, cols]
+                pixels[:, :, top * ratio : bottom * ratio, left * ratio : right * ratio] = part[
+                    :, :, rows, cols
+                ]
         return pixels
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,8 +153,10 @@ class Encoder(nn.Module):
         dims = [config.base_dim * mult for mult in (1, *config.dim_mult)]
         self.conv_in = nn.Conv2d(config.input_channels, dims[0], 3, padding=1)
         blocks: list[nn.Module] = []
-        for level, (dim_in, dim_out) in enumerate(zip(dims[:-1], dims[1:], strict=True)):
-            blocks += [ResidualBlock(dim_in if i == 0 else dim_out, dim_out) for i in range(config.num_res_blocks)]
+        for level, (dim_in, dim_out) in enumerate(pairwise(dims)):
+            blocks += [
+                ResidualBlock(dim_in if i == 0 else dim_out, dim_out) for i in range(config.num_res_blocks)
+            ]
             if level < len(config.dim_mult) - 1:
                 blocks.append(Downsample(dim_out))
         self.down_blocks = nn.ModuleList(blocks)
@@ -157,6 +165,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(dims[-1], 2 * config.z_dim, 3, padding=1)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Return mean and log-variance, stacked, before `quant_conv`."""
         hidden = self.conv_in(pixels.contiguous(memory_format=torch.channels_last))
         for block in self.down_blocks:
             hidden = block(hidden)
@@ -175,7 +184,10 @@ class Decoder(nn.Module):
         self.up_blocks = nn.ModuleList(
             # Every upsampler halves its channels, so each level after the first starts from half the width.
             UpBlock(
-                dims[level] // (2 if level else 1), dims[level + 1], config.num_res_blocks + 1, level < levels - 1
+                dims[level] // (2 if level else 1),
+                dims[level + 1],
+                config.num_res_blocks + 1,
+                level < levels - 1,
             )
             for level in range(levels)
         )
@@ -183,9 +195,11 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(dims[-1], config.input_channels, 3, padding=1)
 
     def middle(self, latents: Tensor) -> Tensor:
+        """Run the part that sees the whole latent."""
         return self.mid_block(self.conv_in(latents.contiguous(memory_format=torch.channels_last)))
 
     def up(self, hidden: Tensor) -> Tensor:
+        """Run the part that sees a neighbourhood: features of the mid block to pixels, not clamped."""
         for block in self.up_blocks:
             hidden = block(hidden)
         return self.conv_out(F.silu(self.norm_out(hidden)))
@@ -202,6 +216,7 @@ class UpBlock(nn.Module):
         self.upsamplers = nn.ModuleList([Upsample(dim_out)] if upsample else [])
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Run the blocks, then double the size if this level does."""
         for block in (*self.resnets, *self.upsamplers):
             hidden = block(hidden)
         return hidden
@@ -216,6 +231,7 @@ class MidBlock(nn.Module):
         self.attentions = nn.ModuleList([SpatialAttention(dim)])
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Run the three blocks."""
         return self.resnets[1](self.attentions[0](self.resnets[0](hidden)))
 
 
@@ -231,6 +247,7 @@ class ResidualBlock(nn.Module):
         self.conv_shortcut = nn.Conv2d(dim_in, dim_out, 1) if dim_in != dim_out else nn.Identity()
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Add the residual to the shortcut."""
         residual = self.conv1(F.silu(self.norm1(hidden), inplace=not torch.is_grad_enabled()))
         residual = self.conv2(F.silu(self.norm2(residual), inplace=not torch.is_grad_enabled()))
         return residual + self.conv_shortcut(hidden)
@@ -246,6 +263,7 @@ class SpatialAttention(nn.Module):
         self.proj = nn.Conv2d(dim, dim, 1)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Add what every position reads from all others."""
         height = hidden.shape[-2]
         q, k, v = rearrange(self.to_qkv(self.norm(hidden)), "b (three c) h w -> three b 1 (h w) c", three=3)
         mixed = F.scaled_dot_product_attention(q, k, v)
@@ -260,6 +278,7 @@ class ChannelNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(dim, 1, 1))
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Normalise every position over its channels."""
         normed = F.normalize(hidden.float(), dim=1).to(hidden.dtype)
         return normed * (self.gamma * self.gamma.shape[0] ** 0.5)
 
@@ -272,6 +291,7 @@ class Upsample(nn.Module):
         self.resample = nn.Sequential(nn.Upsample(scale_factor=2.0, mode="nearest-exact"), _conv_to_half(dim))
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Double height and width."""
         return self.resample(hidden)
 
 
@@ -287,13 +307,15 @@ class Downsample(nn.Module):
         self.resample = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(dim, dim, 3, stride=2))
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Halve height and width."""
         return self.resample(hidden)
 
 
 def fold(name: str, tensor: Tensor) -> Tensor | None:
     """Return a released tensor in the 2-D form used here, or None where a single picture never needs it.
 
-    5-D kernels keep their last temporal tap; 4-D gains lose their time axis; tensors already folded pass unchanged.
+    5-D kernels keep their last temporal tap; 4-D gains lose their time axis; tensors already folded pass
+    unchanged.
     """
     if ".time_conv." in name:
         return None

@@ -25,7 +25,7 @@ class Components:
     device: torch.device
     dtype: torch.dtype
     batch_size: int
-    """Pictures denoised together. On a CPU one at a time: nothing is gained by more, and results stay bit-equal."""
+    """Pictures denoised together. On a CPU one at a time, which keeps results bit-equal and costs nothing."""
 
 
 def load_components(folder: Folder, *, device: torch.device, dtype: torch.dtype) -> Components:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -26,7 +27,7 @@ MAX_PROMPT_CHARACTERS = 20_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
-    """What a user asks for; None takes the checkpoint's own value. CLI, server and Python fill the same fields."""
+    """What a user asks for, from the CLI, the server or Python; None takes the checkpoint's own value."""
 
     prompt: str
     negative_prompt: str | None = None
@@ -46,7 +47,9 @@ class GenerateRequest:
         for name in ("prompt", "negative_prompt"):
             text = getattr(self, name)
             if text is not None and len(text) > MAX_PROMPT_CHARACTERS:
-                raise RequestError(f"{name}: expected at most {MAX_PROMPT_CHARACTERS} characters, found {len(text)}")
+                raise RequestError(
+                    f"{name}: expected at most {MAX_PROMPT_CHARACTERS} characters, found {len(text)}"
+                )
         if self.steps is not None and not 1 <= self.steps <= 1000:
             raise RequestError(f"steps: expected 1 to 1000, found {self.steps}")
         if self.guidance is not None and not 1 <= self.guidance <= 100:
@@ -65,8 +68,8 @@ class GenerateRequest:
         for label, side in zip(("width", "height"), size, strict=True):
             if side % info.multiple or not info.min_side <= side <= info.max_side:
                 raise RequestError(
-                    f"size: {info.name} draws {info.min_side} to {info.max_side} pixels a side in multiples of "
-                    f"{info.multiple}, found {label} {side}"
+                    f"size: {info.name} draws {info.min_side} to {info.max_side} pixels a side in multiples "
+                    f"of {info.multiple}, found {label} {side}"
                 )
         return replace(
             self,
@@ -117,8 +120,8 @@ class _Job:
 def generate(components: Components, requests: Sequence[GenerateRequest]) -> Iterator[Progress]:
     """Draw every picture of every request, yielding each denoising step.
 
-    Pictures of equal size, steps and guidance are denoised together, `components.batch_size` at a time; what a
-    picture looks like does not depend on its neighbours.
+    Pictures of equal size, steps and guidance are denoised together, `components.batch_size` at a time; what
+    a picture looks like does not depend on its neighbours.
     """
     resolved = [request.resolved(components.info) for request in requests]
     waiting: list[_Job] = []
@@ -163,11 +166,13 @@ def _draw(components: Components, jobs: Sequence[_Job]) -> Iterator[Progress]:
     noise = noise_tokens(seeds, channels=components.vae.config.z_dim, lat_h=lat_h, lat_w=lat_w)
     # 2. The noise levels, and what each does to every block.
     sigmas = sigma_grid(components.schedule, request.steps, shape.height * shape.width)
-    # 3. The velocity the solver follows. Latents stay in fp32 between steps, whatever the network computes in.
+    # 3. The velocity the solver follows. Latents stay in fp32 between steps, whatever the network uses.
     velocity = _velocity(components, jobs, sigmas, shape, request.guidance)
     # 4. Denoise, then decode one by one.
-    for step in denoise(velocity, noise.to(components.device), sigmas.to(components.device), solver=request.solver):
-        done = step.index == request.steps
+    for step in denoise(
+        velocity, noise.to(components.device), sigmas.to(components.device), solver=request.solver
+    ):
+        done = step.number == request.steps
         pictures = _decode(components, step.latents, shape.height) if done else []
         drawn = (
             Drawn(image=image, request=job.request, index=job.index)
@@ -175,11 +180,11 @@ def _draw(components: Components, jobs: Sequence[_Job]) -> Iterator[Progress]:
         )
         yield Progress(
             request=jobs[0].index,
-            step=step.index,
+            step=step.number,
             steps=request.steps,
             sigma=step.sigma,
             seeds=tuple(seeds),
-            preview=lambda step=step: _decode(components, step.denoised, shape.height),  # type: ignore[misc]
+            preview=partial(_decode, components, step.denoised, shape.height),
             drawn=tuple(drawn),
         )
 
@@ -195,7 +200,10 @@ def _velocity(
         copies = len(text.lengths) // len(jobs)  # both branches of guidance in one forward
         img = latents.to(dtype).repeat(copies, 1, 1)
         out = model(img, text.txt.to(dtype), table.at(index), shapes=[shape], lengths=text.lengths).float()
-        return guided(*out.chunk(2), guidance) if copies == 2 else out
+        if copies == 1:
+            return out
+        cond, uncond = out.chunk(2)
+        return guided(cond, uncond, guidance)
 
     return velocity
 

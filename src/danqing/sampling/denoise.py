@@ -13,13 +13,14 @@ from danqing.sampling.path import denoised_estimate
 class VelocityFn(Protocol):
     """Latent tokens and the index of their noise level in the grid → velocity."""
 
-    def __call__(self, latents: Float[Tensor, "batch seq dim"], index: int) -> Float[Tensor, "batch seq dim"]: ...
+    def __call__(self, latents: Float[Tensor, "batch seq dim"], index: int) -> Float[Tensor, "batch seq dim"]:
+        """Return the velocity at noise level `index` of the grid."""
 
 
 class Step(NamedTuple):
     """The state after one step."""
 
-    index: int
+    number: int
     """Steps taken, counted from 1."""
     sigma: float
     """Noise level of `latents`."""
@@ -40,8 +41,9 @@ def denoise(
 ) -> Iterator[Step]:
     """Follow the velocity from sigmas[0] down to sigmas[-1], yielding after every step.
 
-    `euler` takes one evaluation a step; `heun` corrects it with a second one at the next level (Karras et al.,
-    arXiv 2206.00364, algorithm 1), except for the last step to zero noise. Close the generator to stop early.
+    `euler` takes one evaluation a step; `heun` corrects it with a second one at the next level (Karras et
+    al., arXiv 2206.00364, algorithm 1), except for the last step to zero noise. Close the generator to stop
+    early.
     """
     if solver not in SOLVERS:
         raise RequestError(f"solver: expected one of {', '.join(SOLVERS)}, found {solver!r}")

@@ -1,7 +1,7 @@
 """The straight path between data and noise; the one place that knows the direction of time.
 
-sigma = 0 is data, sigma = 1 is noise: noised = (1 - sigma) latents + sigma noise, and the network predicts the
-velocity noise - latents (flow matching, Lipman et al., arXiv 2210.02747; rectified flow, Liu et al.,
+sigma = 0 is data, sigma = 1 is noise: noised = (1 - sigma) latents + sigma noise, and the network predicts
+the velocity noise - latents (flow matching, Lipman et al., arXiv 2210.02747; rectified flow, Liu et al.,
 arXiv 2209.03003). The Qwen-Image report writes time the other way round.
 """
 
@@ -10,7 +10,9 @@ from torch import Tensor
 
 
 def interpolate(
-    latents: Float[Tensor, "batch *shape"], noise: Float[Tensor, "batch *shape"], sigma: Float[Tensor, " batch"]
+    latents: Float[Tensor, "batch *shape"],
+    noise: Float[Tensor, "batch *shape"],
+    sigma: Float[Tensor, " batch"],
 ) -> Float[Tensor, "batch *shape"]:
     """Return the noised latents at each entry's noise level."""
     level = sigma.view(-1, *(1,) * (latents.dim() - 1))

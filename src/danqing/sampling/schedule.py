@@ -1,7 +1,7 @@
 """Noise levels: the descending grid a picture is drawn on, and the draws a model is trained on.
 
-The released checkpoints describe their grid in `scheduler/scheduler_config.json` (the flow-matching Euler scheduler
-of diffusers); `ScheduleConfig` reads it. Time shift: Esser et al. (arXiv 2403.03206), equation 23.
+The released checkpoints describe their grid in `scheduler/scheduler_config.json` (the flow-matching Euler
+scheduler of diffusers); `ScheduleConfig` reads it. Time shift: Esser et al. (arXiv 2403.03206), equation 23.
 """
 
 import math
@@ -48,7 +48,9 @@ def sigma_grid(config: ScheduleConfig, steps: int, num_tokens: int) -> Float[Ten
         raise RequestError(f"steps: expected at least 1, found {steps}")
     sigmas = torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64).float()
     if config.use_dynamic_shifting:
-        slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+        slope = (config.max_shift - config.base_shift) / (
+            config.max_image_seq_len - config.base_image_seq_len
+        )
         mu = config.base_shift + slope * (num_tokens - config.base_image_seq_len)
         sigmas = shifted(sigmas, math.exp(mu) if config.time_shift_type == "exponential" else mu)
     else:
@@ -64,12 +66,18 @@ def shifted(sigmas: Float[Tensor, " points"], factor: float) -> Float[Tensor, " 
 
 
 def training_sigmas(
-    count: int, generator: torch.Generator, *, mean: float = 0.0, spread: float = 1.0, shift: float, uniform: float
+    count: int,
+    generator: torch.Generator,
+    *,
+    mean: float = 0.0,
+    spread: float = 1.0,
+    shift: float,
+    uniform: float,
 ) -> Float[Tensor, " count"]:
     """Draw noise levels for training: logit-normal, a share `uniform` of them uniform, all moved by `shift`.
 
-    Logit-normal draws: Esser et al. (arXiv 2403.03206), section 3.1. At low resolution a picture survives more noise,
-    so a shift above 1 is needed before the prompt is used where sampling starts.
+    Logit-normal draws: Esser et al. (arXiv 2403.03206), section 3.1. At low resolution a picture survives
+    more noise, so a shift above 1 is needed before the prompt is used where sampling starts.
     """
     normal = torch.sigmoid(mean + spread * torch.randn(count, generator=generator))
     flat = torch.rand(count, generator=generator)

@@ -57,7 +57,7 @@ def learning_rate_factor(config: TrainConfig, step: int) -> float:
 
 
 def override(stages: Mapping[str, TrainConfig], settings: Iterable[str]) -> dict[str, TrainConfig]:
-    """Return the stages with `stage.key=value` settings applied, each value converted to the type of its field."""
+    """Return the stages with `stage.key=value` settings applied, each converted to its field's type."""
     result = dict(stages)
     for setting in settings:
         target, _, text = setting.partition("=")
@@ -76,7 +76,9 @@ def override(stages: Mapping[str, TrainConfig], settings: Iterable[str]) -> dict
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1)
-    return f"unknown {what} {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}")
+    return f"unknown {what} {name!r}; " + (
+        f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    )
 
 
 def _parse(setting: str, kind: Any, text: str) -> Any:

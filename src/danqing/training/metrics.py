@@ -28,4 +28,8 @@ class RunLog:
             file.write(json.dumps({"step": step, **values}) + "\n")
         eta = f"{(self.total_steps - step) / rate / 60:.0f} min left" if rate else "…"
         numbers = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
-        print(f"{self.stage} {step}/{self.total_steps}  {numbers}  {rate:.2f} steps/s  {eta}", file=sys.stderr, flush=True)
+        print(
+            f"{self.stage} {step}/{self.total_steps}  {numbers}  {rate:.2f} steps/s  {eta}",
+            file=sys.stderr,
+            flush=True,
+        )

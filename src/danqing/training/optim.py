@@ -9,18 +9,21 @@ from danqing.training.config import TrainConfig
 def build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Return one AdamW, or Muon for the block matrices plus AdamW for the rest.
 
-    Muon orthogonalises the update of a matrix (Jordan et al., 2024); its step is scaled to the RMS of an Adam step
-    (Liu et al., arXiv 2502.16982), so that both share one learning rate.
+    Muon orthogonalises the update of a matrix (Jordan et al., 2024); its step is scaled to the RMS of an Adam
+    step (Liu et al., arXiv 2502.16982), so that both share one learning rate.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     matrices = [p for name, p in trained.items() if config.optimizer == "muon" and _is_block_matrix(name, p)]
     chosen = {id(p) for p in matrices}
     rest = [p for p in trained.values() if id(p) not in chosen]
-    common = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, betas=config.betas, eps=1e-8, **common)]
-    if matrices:
-        optimizers.append(torch.optim.Muon(matrices, momentum=0.95, adjust_lr_fn="match_rms_adamw", **common))
-    return optimizers
+    rate, decay = config.learning_rate, config.weight_decay
+    adamw = torch.optim.AdamW(rest, lr=rate, betas=config.betas, eps=1e-8, weight_decay=decay)
+    if not matrices:
+        return [adamw]
+    muon = torch.optim.Muon(
+        matrices, lr=rate, weight_decay=decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+    )
+    return [adamw, muon]
 
 
 def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -43,8 +44,6 @@ def load_state(
     folder: Path, *, model: nn.Module, ema: EMA, optimizers: list[torch.optim.Optimizer]
 ) -> dict[str, Any] | None:
     """Restore a saved run in place and return its progress; None where the folder holds no state."""
-    from safetensors import safe_open
-
     path = folder / _STATE
     if not path.exists():
         return None
@@ -54,7 +53,9 @@ def load_state(
     weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     if {name: tuple(value.shape) for name, value in weights.items()} != expected:
-        raise CheckpointError(f"{path}: expected the state of this recipe's model, found another; use a new run folder")
+        raise CheckpointError(
+            f"{path}: expected the state of this recipe's model, found another; use a new run folder"
+        )
     model.load_state_dict(weights)
     ema.weights = {name: tensors[f"ema.{name}"].to(value.device) for name, value in ema.weights.items()}
     names = {parameter: name for name, parameter in model.named_parameters()}
@@ -71,7 +72,7 @@ def load_state(
 
 
 def _moments(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> list[tuple[str, str, Tensor]]:
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return [
         (names[parameter], key, value)
         for optimizer in optimizers

@@ -40,7 +40,7 @@ def train(
     deadline: float | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Train until `config.steps` or the deadline (in `time.monotonic()` seconds), resuming what `run_dir` holds.
+    """Train until `config.steps` or the deadline (`time.monotonic()` seconds), resuming what `run_dir` holds.
 
     Returns the averaged weights and the progress (steps, items, flops, seconds, finished).
     """
@@ -103,7 +103,9 @@ def _optimizer_step(
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
         loss, metrics = objective.loss(model, batch)
     if not torch.isfinite(loss):
-        raise DataError(f"training: expected a finite loss at step {step}, found {loss.item()}; lower the learning rate")
+        raise DataError(
+            f"training: expected a finite loss at step {step}, found {loss.item()}; lower the learning rate"
+        )
     loss.backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
     for optimizer in optimizers:

@@ -26,15 +26,17 @@ def build(
 ) -> M:
     """Return the module of `make` with the weights of the safetensors files in `folder`, ready to run.
 
-    `adapt` changes a stored tensor into the form the module keeps (None drops it); stored tensors whose name starts
-    with one of `unused` are left on disk. Raises CheckpointError naming the first missing, unexpected or misshapen
-    tensors, before anything large is read.
+    `adapt` changes a stored tensor into the form the module keeps (None drops it); stored tensors whose name
+    starts with one of `unused` are left on disk. Raises CheckpointError naming the first missing, unexpected
+    or misshapen tensors, before anything large is read.
     """
     with torch.device("meta"):
         module = make()
     shards = Shards.open(folder)
     wanted = {name: tuple(p.shape) for name, p in (*module.named_parameters(), *module.named_buffers())}
-    stored = {name: info.shape for name, info in shards.tensors.items() if not name.startswith(unused or ("\0",))}
+    stored = {
+        name: info.shape for name, info in shards.tensors.items() if not name.startswith(unused or ("\0",))
+    }
     if adapt is not None:
         stored = _adapted_shapes(stored, adapt)
     _check(folder, wanted, stored)
@@ -54,7 +56,9 @@ def _adapted_shapes(stored: Mapping[str, tuple[int, ...]], adapt: Adapt) -> dict
     return shapes
 
 
-def _check(folder: Path, wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]]) -> None:
+def _check(
+    folder: Path, wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]]
+) -> None:
     problems = []
     for label, names, shapes in (
         ("missing", [name for name in wanted if name not in stored], wanted),

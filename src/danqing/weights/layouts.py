@@ -1,7 +1,7 @@
 """The released folder layout: `model_index.json` and one folder a component, read and written.
 
-A checkpoint also says how it wants to be used: sizes, steps, guidance, limits. Ours carry that as `danqing.json`
-(other libraries skip it); a released folder has the values of its model card, listed here.
+A checkpoint also says how it wants to be used: sizes, steps, guidance, limits. Ours carry that as
+`danqing.json` (other libraries skip it); a released folder has the values of its model card, listed here.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from danqing.errors import CheckpointError
 from danqing.models.config import config_from_json, config_to_json
@@ -96,7 +96,8 @@ class Folder:
         """Build the autoencoder; 5-D kernels are folded to the 2-D ones a picture needs."""
         config = config_from_json(VAEConfig, self.config("vae"), ignored=_STRAY)
         vae = build(lambda: VAE(config), self.path / "vae", device=device, dtype=dtype, adapt=fold)
-        return vae.to(memory_format=torch.channels_last)
+        nn.utils.convert_conv2d_weight_memory_format(vae, torch.channels_last)
+        return vae
 
     def vlm(
         self, device: torch.device, dtype: torch.dtype, *, vision: bool = False, head: bool = False
@@ -124,14 +125,17 @@ def write_folder(
     folded_vae: bool = False,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write configs and weights of a whole checkpoint; the tokenizer is saved into `path / "tokenizer"` by its owner.
+    """Write configs and weights of a checkpoint; the tokenizer's owner saves it into `path / "tokenizer"`.
 
-    With `folded_vae` the VAE keeps the 2-D kernels, a third of the size, which danqing alone reads; otherwise it has
-    the released 5-D layout.
+    With `folded_vae` the VAE keeps the 2-D kernels, a third of the size, which danqing alone reads; otherwise
+    it has the released 5-D layout.
     """
     vae_config, vae_state = vae
     parts = {
-        "transformer": (config_to_json(transformer[0], class_name=COMPONENTS["transformer"][1]), transformer[1]),
+        "transformer": (
+            config_to_json(transformer[0], class_name=COMPONENTS["transformer"][1]),
+            transformer[1],
+        ),
         "vae": (
             config_to_json(vae_config, class_name=COMPONENTS["vae"][1]),
             vae_state if folded_vae else unfold(vae_config, dict(vae_state)),

@@ -38,7 +38,9 @@ class Shards:
             files = _files_of_index(indexes[0])
         elif len(files) != 1:
             found = ", ".join(file.name for file in files) or "none"
-            raise CheckpointError(f"{folder}: expected one .safetensors file or an index of several, found {found}")
+            raise CheckpointError(
+                f"{folder}: expected one .safetensors file or an index of several, found {found}"
+            )
         tensors: dict[str, TensorInfo] = {}
         for file in files:
             with open_safetensors(file) as handle:
@@ -76,7 +78,9 @@ def open_safetensors(file: Path) -> Any:
     except FileNotFoundError:
         raise CheckpointError(f"{file}: expected a safetensors file, found none") from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file}: expected a whole safetensors file, found a broken one ({error})") from None
+        raise CheckpointError(
+            f"{file}: expected a whole safetensors file, found a broken one ({error})"
+        ) from None
 
 
 def write_shards(
@@ -112,7 +116,9 @@ def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object from a checkpoint folder; anything else is a CheckpointError."""
     try:
         if file.stat().st_size > _MAX_INDEX_BYTES:
-            raise CheckpointError(f"{file}: expected at most {_MAX_INDEX_BYTES} bytes, found {file.stat().st_size}")
+            raise CheckpointError(
+                f"{file}: expected at most {_MAX_INDEX_BYTES} bytes, found {file.stat().st_size}"
+            )
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{file}: expected a file, found none") from None

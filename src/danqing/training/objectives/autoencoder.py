@@ -71,7 +71,7 @@ class Autoencoding:
         return 3.0 * convolution_flops(model, self.crop) * self.batch_size
 
     def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
-        """Return PSNR of whole held-out scenes, decoded from the posterior mode; write a before/after sheet."""
+        """Return the PSNR of held-out scenes through the posterior mode; write a before/after sheet."""
         assert isinstance(model, VAE)
         device = next(model.parameters()).device
         pixels = to_pixels(np.stack(self.source.held_out(64))).to(device)

@@ -1,8 +1,9 @@
 """Train the language tower: predict the next token, and say what a caption means.
 
-A diffusion loss teaches words slowly, so the tower learns them first and alone: besides the language-model loss,
-small heads read the scene's facts (concepts, numbers, colours, relation) off the last tokens of a caption in any
-language. Those tokens are among the features the denoiser sees. The heads are thrown away afterwards.
+A diffusion loss teaches words slowly, so the tower learns them first and alone: besides the language-model
+loss, small heads read the scene's facts (concepts, numbers, colours, relation) off the last tokens of a
+caption in any language. Those tokens are among the features the denoiser sees. The heads are thrown away
+afterwards.
 """
 
 from pathlib import Path
@@ -52,7 +53,7 @@ class LanguageTrainee(nn.Module):
 
 
 def fact_classes() -> dict[str, int]:
-    """Return the facts that are read off a caption, and how many classes each has; the last class is "none"."""
+    """Return the facts read off a caption, and how many classes each has; the last class is "none"."""
     colours = len(COLOURS)
     return {
         "first": len(concepts()),
@@ -101,7 +102,11 @@ class Language:
         """Return the share of facts read right from captions of held-out scenes, by group of languages."""
         assert isinstance(model, LanguageTrainee)
         scores = {}
-        for group in (("en",), ("zh",), tuple(language for language in LANGUAGES if language not in ("en", "zh"))):
+        for group in (
+            ("en",),
+            ("zh",),
+            tuple(language for language in LANGUAGES if language not in ("en", "zh")),
+        ):
             rng = np.random.default_rng(1)
             texts = []
             for index in range(128):
@@ -142,7 +147,7 @@ class Language:
 def _fact_targets(labels: list[Labels | None]) -> dict[str, Tensor]:
     columns: dict[str, list[int]] = {name: [] for name in fact_classes()}
     for label in labels:
-        values = {name: _UNKNOWN for name in columns} if label is None else _values(label)
+        values = dict.fromkeys(columns, _UNKNOWN) if label is None else _values(label)
         for name, value in values.items():
             columns[name].append(value)
     return {name: torch.tensor(values) for name, values in columns.items()}
