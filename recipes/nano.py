@@ -1,0 +1,270 @@
+"""Make nano from nothing: tokenizer, language tower, autoencoder, denoiser, and the checkpoint folder.
+
+    danqing train recipes/nano.py --run-dir runs/nano --atlas atlas.safetensors
+
+Every stage resumes where it stopped; a finished stage is skipped. Settings are changed with
+`--set flow.steps=20000`; `--stage flow --stage export` runs chosen stages only. Fonts (TrueType) in
+`RUN_DIR/fonts` add Chinese characters to what the autoencoder sees.
+"""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from danqing.conditioning.images import sheet, to_pixels
+from danqing.conditioning.tokenizer import Tokenizer
+from danqing.conditioning.tokenizer_training import train_tokenizer
+from danqing.data.atlas import Atlas
+from danqing.data.cache import ExampleCache, SceneEncoder
+from danqing.data.corpus import corpus
+from danqing.data.pictures import PictureSource
+from danqing.data.world import held_out_prompts
+from danqing.models.mmdit import MMDiT, MMDiTConfig
+from danqing.models.vae import VAE, VAEConfig
+from danqing.models.vision import VisionConfig
+from danqing.models.vlm import VLM
+from danqing.models.vlm_config import VLMConfig
+from danqing.pipelines.components import Components
+from danqing.pipelines.generate import GenerateRequest, generate
+from danqing.sampling.schedule import ScheduleConfig
+from danqing.training.config import TrainConfig, learning_rate_factor, override
+from danqing.training.objectives.autoencoder import Autoencoding
+from danqing.training.objectives.flow import Flow
+from danqing.training.objectives.language import Language, LanguageTrainee
+from danqing.training.run import Run
+from danqing.training.state import load_average
+from danqing.training.trainer import train as train_stage
+from danqing.weights.layouts import CheckpointInfo, write_folder
+
+VOCABULARY = 5632
+TEXTS = 25_000  # scenes whose texts the tokenizer learns from
+SIZE = 128  # pixels a side
+CROP = 64  # pixels a side of the autoencoder's training crops
+KL_WEIGHT = 3e-4
+SHIFT, FINAL_SHIFT = 3.0, 1.5  # noise shift of training, and where it ends during the decay
+
+STAGES = {
+    "language": TrainConfig(
+        steps=1600, batch_size=64, learning_rate=2e-3, warmup_steps=100, decay_fraction=0.4, ema_decay=0.995,
+        optimizer="muon", log_every=20, evaluate_every=200, save_every=200,
+    ),
+    "vae": TrainConfig(steps=7000, batch_size=8, learning_rate=1e-3, decay_fraction=0.4),
+    "flow": TrainConfig(
+        steps=12_000, batch_size=64, learning_rate=1e-3, warmup_steps=200, decay_fraction=0.3, optimizer="muon",
+        ema_decay=0.999, log_every=20, evaluate_every=500, save_every=250,
+    ),
+}  # fmt: skip
+
+VISION = VisionConfig(dim=128, hidden_dim=256, num_layers=4, num_heads=4, out_dim=192, full_attention_layers=(1, 3))
+AUTOENCODER = VAEConfig(base_dim=24, num_res_blocks=1)
+DENOISER = MMDiTConfig(
+    num_layers=6,
+    attention_head_dim=32,
+    num_attention_heads=6,
+    joint_attention_dim=192,
+    axes_dims_rope=(8, 12, 12),
+)
+SCHEDULE = ScheduleConfig(base_shift=float(np.log(SHIFT)), max_shift=float(np.log(SHIFT)), shift_terminal=None)
+INFO = CheckpointInfo(
+    name="danqing-nano",
+    licence="Apache-2.0",
+    languages=("en", "zh", "es", "fr", "de", "pt", "it", "ja", "ko", "ru", "ar", "hi"),
+    size=(SIZE, SIZE),
+    min_side=96,
+    max_side=192,
+    steps=24,
+    guidance=3.0,
+    max_length=64,
+    about="Draws 300 things in four styles on coloured backgrounds; trained from scratch on drawn scenes.",
+)
+
+
+def train(run: Run) -> None:
+    """Run all stages, or the chosen ones, until they are finished or the time is up."""
+    stages = override(STAGES, run.settings)
+    deadline = None if run.max_seconds is None else time.monotonic() + run.max_seconds
+    atlas = Atlas.load(run.atlas)
+    steps = {
+        "tokenizer": lambda: make_tokenizer(run, atlas),
+        "language": lambda: train_language(run, atlas, stages["language"], deadline),
+        "vae": lambda: train_vae(run, atlas, stages["vae"], deadline),
+        "flow": lambda: train_flow(run, atlas, stages["flow"], deadline),
+        "export": lambda: export(run, atlas, stages, run.run_dir / "nano"),
+    }
+    for name, work in steps.items():
+        if (not run.stages or name in run.stages) and work() is False:
+            return  # the time is up: later stages need this one finished
+
+
+def make_tokenizer(run: Run, atlas: Atlas) -> None:
+    """Learn the vocabulary from texts about scenes in twelve languages."""
+    folder = run.run_dir / "tokenizer"
+    if not folder.is_dir():
+        train_tokenizer(corpus(np.random.default_rng(0), atlas, TEXTS), VOCABULARY).save(folder)
+
+
+def train_language(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | None) -> bool:
+    """Train the language tower, which is frozen from then on."""
+    tokenizer = Tokenizer.load(run.run_dir / "tokenizer")
+    torch.manual_seed(config.seed)
+    vlm = VLM(vlm_config(tokenizer), vision=False)
+    vlm.init_weights(torch.Generator().manual_seed(config.seed))
+    objective = Language(atlas, tokenizer, batch_size=config.batch_size, seed=config.seed)
+    return _train(run, objective, LanguageTrainee(vlm), config, "language", deadline)
+
+
+def train_vae(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | None) -> bool:
+    """Train the autoencoder, then measure the latents it makes."""
+    torch.manual_seed(config.seed)
+    fonts = tuple(sorted((run.run_dir / "fonts").glob("*.ttf")))
+    source = PictureSource(atlas, fonts=fonts, glyphs="".join(map(chr, range(0x4E00, 0x9FA6))))
+    objective = Autoencoding(
+        source, AUTOENCODER, batch_size=config.batch_size, crop=CROP, seed=config.seed, kl_weight=KL_WEIGHT
+    )
+    vae = VAE(AUTOENCODER).to(memory_format=torch.channels_last)
+    if not _train(run, objective, vae, config, "vae", deadline):
+        return False
+    statistics = run.run_dir / "vae" / "latents.json"
+    if not statistics.exists():
+        vae.load_state_dict(load_average(run.run_dir / "vae"))
+        pictures = source.pictures(np.random.default_rng(1), 512)
+        statistics.write_text(json.dumps(latent_statistics(vae.eval(), to_pixels(np.stack(pictures)))) + "\n")
+    return True
+
+
+def train_flow(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | None) -> bool:
+    """Train the denoiser on encoded scenes."""
+    torch.manual_seed(config.seed)
+    model = MMDiT(DENOISER)
+    initialise(model)
+    parts = frozen_parts(run)
+    encoder = SceneEncoder(atlas=atlas, vae=parts[0], vlm=parts[1], tokenizer=parts[2], size=SIZE)
+    prompts = [item.prompt for item in held_out_prompts(16, atlas)]
+
+    def sample(denoiser: nn.Module, path: Path) -> None:
+        assert isinstance(denoiser, MMDiT)
+        drawn = generate(components(run, denoiser, parts), [GenerateRequest(prompt=p, seed=0) for p in prompts])
+        pictures = [one.image for progress in drawn for one in progress.drawn]
+        sheet(to_pixels(np.stack([np.asarray(picture) for picture in pictures])), columns=8).save(path)
+
+    def shift(step: int) -> float:
+        stable = (learning_rate_factor(config, max(step, config.warmup_steps)) - config.final_fraction) / (
+            1 - config.final_fraction
+        )
+        return FINAL_SHIFT + (SHIFT - FINAL_SHIFT) * stable
+
+    cache = ExampleCache(encoder, run.run_dir / "examples", seed=config.seed)
+    objective = Flow(cache, batch_size=config.batch_size, seed=config.seed, shift=shift, sample=sample)
+    return _train(run, objective, model, config, "flow", deadline)
+
+
+def export(run: Run, atlas: Atlas, stages: dict[str, TrainConfig], path: Path) -> None:
+    """Write the checkpoint folder with the averaged weights, fp16, and what its making took."""
+    vae, vlm, tokenizer = frozen_parts(run)
+    whole = VLM(vlm.config)
+    torch.manual_seed(0)
+    whole.init_weights(torch.Generator().manual_seed(0))  # the vision tower is trained for editing, later
+    whole.load_state_dict(vlm.state_dict(), strict=False)
+    write_folder(
+        path,
+        transformer=(DENOISER, load_average(run.run_dir / "flow")),
+        vae=(vae.config, vae.state_dict()),
+        text_encoder=(vlm.config, whole.state_dict()),
+        schedule=SCHEDULE,
+        info=INFO,
+        folded_vae=True,
+        dtype=torch.float16,
+    )
+    tokenizer.save(path / "tokenizer")
+    made = {stage: json.loads((run.run_dir / stage / "progress.json").read_text()) for stage in stages}
+    (path / "making.json").write_text(json.dumps(made, indent=1) + "\n")
+
+
+def frozen_parts(run: Run) -> tuple[VAE, VLM, Tokenizer]:
+    """Return the finished autoencoder, language tower and tokenizer."""
+    tokenizer = Tokenizer.load(run.run_dir / "tokenizer")
+    statistics = json.loads((run.run_dir / "vae" / "latents.json").read_text())
+    vae = VAE(dataclasses.replace(AUTOENCODER, **{key: tuple(values) for key, values in statistics.items()}))
+    vae.load_state_dict(load_average(run.run_dir / "vae"))
+    vlm = VLM(vlm_config(tokenizer), vision=False)
+    trained = load_average(run.run_dir / "language")
+    vlm.load_state_dict({k.removeprefix("vlm."): v for k, v in trained.items() if k.startswith("vlm.")})
+    for part in (vae, vlm):
+        part.eval().requires_grad_(False).to(run.device)
+    return vae.to(memory_format=torch.channels_last), vlm, tokenizer
+
+
+def components(run: Run, denoiser: MMDiT, parts: tuple[VAE, VLM, Tokenizer]) -> Components:
+    """Put a denoiser and the frozen parts together, ready to draw."""
+    return Components(
+        info=INFO,
+        transformer=denoiser,
+        vae=parts[0],
+        vlm=parts[1],
+        tokenizer=parts[2],
+        schedule=SCHEDULE,
+        device=run.device,
+        dtype=torch.float32,
+        batch_size=8,
+    )
+
+
+def vlm_config(tokenizer: Tokenizer) -> VLMConfig:
+    """Return the conditioner's sizes for this vocabulary."""
+    return VLMConfig(
+        vocab_size=len(tokenizer),
+        dim=192,
+        hidden_dim=512,
+        num_layers=4,
+        num_heads=6,
+        num_kv_heads=2,
+        mrope_section=(4, 6, 6),
+        max_positions=2048,
+        tie_embeddings=True,
+        image_token=tokenizer.image_pad,
+        video_token=tokenizer.video_pad,
+        vision_start_token=tokenizer.vision_start,
+        vision_end_token=tokenizer.vision_end,
+        eos_token=tokenizer.eos,
+        pad_token=tokenizer.pad,
+        vision=VISION,
+    )
+
+
+@torch.no_grad()
+def latent_statistics(vae: VAE, pixels: Tensor) -> dict[str, list[float]]:
+    """Return mean and std of each channel over the whole posterior, so that an unused channel stays near zero."""
+    means, variances = zip(*(vae.posterior(part) for part in pixels.split(32)), strict=True)
+    mean, variance = torch.cat(means), torch.cat(variances).exp()
+    total = mean.var(dim=(0, 2, 3)) + variance.mean(dim=(0, 2, 3))
+    return {
+        "latents_mean": [round(value, 4) for value in mean.mean(dim=(0, 2, 3)).tolist()],
+        "latents_std": [round(value, 4) for value in total.sqrt().tolist()],
+    }
+
+
+@torch.no_grad()
+def initialise(model: MMDiT) -> None:
+    """Start every block as the identity (adaLN-zero, Peebles and Xie, arXiv 2212.09748)."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2:
+            nn.init.xavier_uniform_(parameter)
+        elif name.endswith("bias"):
+            parameter.zero_()
+    for name, parameter in model.named_parameters():
+        if any(part in name for part in ("_mod.", "norm_out.", "proj_out.")):
+            parameter.zero_()
+
+
+def _train(
+    run: Run, objective, model: nn.Module, config: TrainConfig, stage: str, deadline: float | None
+) -> bool:
+    _, progress = train_stage(
+        objective, model, config, stage=stage, run_dir=run.run_dir, deadline=deadline, device=run.device
+    )
+    return bool(progress["finished"])
