@@ -34,7 +34,11 @@ class Backdrop:
 
 def read_background(picture: np.ndarray | Image.Image) -> Backdrop:
     """Read the background of a picture (height, width, 3) uint8 from its border."""
-    pixels = normalised(picture)
+    return fit_background(normalised(picture))
+
+
+def fit_background(pixels: np.ndarray) -> Backdrop:
+    """Read the background of a normalised picture."""
     rows = np.median(np.concatenate([pixels[:, :RING], pixels[:, -RING:]], 1), 1)  # (side, 3)
     course = np.repeat(rows[:, None], SIDE, 1)
     if _find_horizon(rows) is not None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from danqing.data.atlas import Atlas, packaged_atlas
 from danqing.data.colours import dye
-from danqing.scoring.background import RING, SIDE, Backdrop, normalised, read_background
+from danqing.scoring.background import RING, SIDE, Backdrop, fit_background, normalised
 
 _COARSE: Final = 16
 _FINE: Final = 32
@@ -53,7 +53,7 @@ class Matcher:
     def judge(self, picture: np.ndarray | Image.Image) -> Verdict:
         """Say what one picture (height, width, 3) uint8 shows."""
         pixels = normalised(picture)
-        backdrop = read_background(pixels)
+        backdrop = fit_background(pixels)
         boxes = _boxes(pixels, backdrop)
         if not boxes:
             return Verdict(
