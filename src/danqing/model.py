@@ -22,7 +22,9 @@ def find_checkpoint(name: str | Path) -> Folder:
     """Return the checkpoint called `name`: one that is shipped, or a folder in the released layout."""
     path = Path(name)
     if str(name) in SHIPPED and not path.is_dir():
-        path = Path(str(resources.files("danqing.checkpoints") / str(name)))
+        path = Path(str(resources.files("danqing") / "checkpoints" / str(name)))
+        if not path.is_dir():
+            raise CheckpointError(f"expected {name} inside the package, found none; install danqing again")
     if not path.is_dir():
         raise CheckpointError(
             f"expected a shipped model ({', '.join(SHIPPED)}) or a checkpoint folder, found {name}"

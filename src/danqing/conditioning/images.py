@@ -1,6 +1,7 @@
 """Pictures as users have them (PIL, 8-bit arrays) and as models see them (pixels in [-1, 1])."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +39,50 @@ def sheet(pixels: Float[Tensor, "batch channels height width"], *, columns: int,
 
 
 class LabelledPicture(Image.Image):
-    """A picture that carries its parameters into the PNG files it is saved as."""
+    """A picture that carries its parameters into the files it is saved as."""
 
     def save(self, fp: Any, format: str | None = None, **params: Any) -> None:
-        """Save like PIL, with the parameters as PNG text: `danqing` (JSON) and `parameters` (A1111 text)."""
-        chosen = format or (Path(fp).suffix[1:] if isinstance(fp, str | Path) else "")
-        if chosen.lower() == "png" and "pnginfo" not in params:
+        """Save like PIL, with the parameters inside.
+
+        PNG holds them as text, `danqing` (JSON) and `parameters` (A1111 text); JPEG and WebP hold the A1111
+        text as EXIF user comment.
+        """
+        chosen = (format or (Path(fp).suffix[1:] if isinstance(fp, str | Path) else "")).lower()
+        if chosen == "png" and "pnginfo" not in params:
             params["pnginfo"] = PngInfo()
             for key in ("danqing", "parameters"):
                 params["pnginfo"].add_itxt(key, self.info[key])
+        elif chosen in ("jpg", "jpeg", "webp") and "exif" not in params:
+            params["exif"] = _exif_comment(self.info["parameters"])
         super().save(fp, format, **params)
 
 
+_EXIF_FOLDER, _USER_COMMENT, _UNICODE = 0x8769, 0x9286, b"UNICODE\0"
+_MAX_COMMENT = 30_000  # UTF-16 units; an EXIF block ends at 64 KiB
+
+
+def _exif_comment(text: str) -> Image.Exif:
+    encoded = text.encode("utf-16-be")
+    if len(encoded) > 2 * _MAX_COMMENT:  # a longer text keeps its end, which holds the numbers
+        encoded = encoded[:_MAX_COMMENT] + " … ".encode("utf-16-be") + encoded[-_MAX_COMMENT + 6 :]
+    exif = Image.Exif()
+    exif[_EXIF_FOLDER] = {_USER_COMMENT: _UNICODE + encoded}
+    return exif
+
+
+def picture_parameters(picture: Image.Image) -> Mapping[str, str]:
+    """Return what an opened file was drawn with: `danqing` (JSON), `parameters` (A1111 text), or nothing."""
+    texts = {
+        key: picture.info[key] for key in ("danqing", "parameters") if isinstance(picture.info.get(key), str)
+    }
+    comment = picture.getexif().get_ifd(_EXIF_FOLDER).get(_USER_COMMENT)
+    if not texts and isinstance(comment, bytes) and comment.startswith(_UNICODE):
+        texts["parameters"] = comment.removeprefix(_UNICODE).decode("utf-16-be", errors="replace")
+    return texts
+
+
 def describe_picture(picture: Image.Image, parameters: dict[str, Any]) -> Image.Image:
-    """Return the picture with the parameters that drew it in its `info`, and in every PNG it is saved as."""
+    """Return the picture with the parameters that drew it in its `info`, and in every file it is saved as."""
     labelled = picture.copy()
     labelled.__class__ = LabelledPicture
     labelled.info["danqing"] = json.dumps(parameters, ensure_ascii=False)
