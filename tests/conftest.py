@@ -25,3 +25,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(folder)
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random checkpoint of our own classes, in the released layout."""
+    from tests.tiny import write_tiny
+
+    return write_tiny(tmp_path_factory.mktemp("tiny") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path):
+    """The tiny checkpoint as a loaded danqing.Model, fp32 on the CPU."""
+    import danqing
+
+    return danqing.load(tiny_folder, device="cpu", precision="fp32")

@@ -3,14 +3,11 @@
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from danqing.errors import ConfigError
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-T = TypeVar("T", bound="DataclassInstance")
+T = TypeVar("T")
 
 
 def config_from_json(cls: type[T], values: Mapping[str, Any], *, ignored: frozenset[str] = frozenset()) -> T:
@@ -20,7 +17,7 @@ def config_from_json(cls: type[T], values: Mapping[str, Any], *, ignored: frozen
     other key the dataclass does not know raises ConfigError with the nearest known one, because a flag that
     is silently dropped gives wrong pictures.
     """
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+    fields = {field.name: field for field in dataclasses.fields(cast(Any, cls))}
     known: dict[str, Any] = {}
     for key, value in values.items():
         if key.startswith("_") or key in ignored:

@@ -130,7 +130,8 @@ def generate(components: Components, requests: Sequence[GenerateRequest]) -> Ite
             yield from _draw(components, waiting)
             waiting = []
         waiting.append(job)
-    yield from _draw(components, waiting)
+    if waiting:
+        yield from _draw(components, waiting)
 
 
 def _jobs(components: Components, requests: Sequence[GenerateRequest]) -> Iterator[_Job]:

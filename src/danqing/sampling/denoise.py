@@ -1,7 +1,7 @@
 """The sampling loop: a generator of steps over a velocity function."""
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,6 +10,7 @@ from danqing.errors import RequestError
 from danqing.sampling.path import denoised_estimate
 
 
+@runtime_checkable
 class VelocityFn(Protocol):
     """Latent tokens and the index of their noise level in the grid → velocity."""
 
