@@ -1,0 +1,181 @@
+"""Seconds a picture with a small checkpoint: the cold command, where its time goes, and a warm model.
+
+    python benchmarks/nano.py --repeats 5
+    python benchmarks/nano.py --model FOLDER --steps 8 --threads 1 --json nano.json
+
+The cold command is `python -m danqing PROMPT` as a user types it, in a fresh process each time, with the peak
+of its memory. The split comes from fresh processes too, which do the same work stage by stage. Warm pictures
+are drawn by one loaded model, after one that does not count. All numbers are medians.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PROMPT = "a red apple on a blue background"
+STAGES = ("import", "load", "encode", "denoise", "decode")
+
+
+def main() -> None:
+    """Measure the command, its stages and a warm model; print a table, then JSON."""
+    options = parse()
+    if options.probe:
+        print(json.dumps(probe(options)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        commands = [run_command(options, Path(folder) / f"{n}.png") for n in range(options.repeats)]
+    probes = [run_probe(options) for _ in range(options.repeats)]
+    report = {
+        "benchmark": "nano",
+        "model": options.model,
+        "prompt": PROMPT,
+        "steps": options.steps,
+        "size": probes[0]["size"],
+        "threads": options.threads,
+        "repeats": options.repeats,
+        "machine": machine(),
+        "command": medians(commands),
+        "cold_stages": medians([one["cold"] for one in probes]),
+        "warm_stages": medians([warm for one in probes for warm in one["warm"]]),
+        "runs": {"commands": commands, "probes": probes},
+    }
+    print(table(report))
+    text = json.dumps(report, indent=1)
+    if options.json:
+        options.json.write_text(text + "\n")
+    else:
+        print(text)
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="nano", help="shipped name or folder (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, help="default: the checkpoint's own")
+    parser.add_argument("--threads", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
+    parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def environment(options: argparse.Namespace) -> dict[str, str]:
+    """Return the environment of a measured process."""
+    return {**os.environ, "OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
+
+
+def run_command(options: argparse.Namespace, out: Path) -> dict:
+    """Time the command as a user types it, in a fresh process."""
+    command = [sys.executable, "-m", "danqing", "generate", PROMPT, "--model", options.model]
+    command += ["--seed", "7", "-o", str(out)]
+    command += [] if options.steps is None else ["--steps", str(options.steps)]
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        command, env=environment(options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode or not out.is_file():
+        raise SystemExit(f"exit code {process.returncode}, expected a picture: {' '.join(command)}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {
+        "seconds": seconds,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_bytes": usage.ru_maxrss * unit,
+    }
+
+
+def run_probe(options: argparse.Namespace) -> dict:
+    """Time the stages in a fresh process."""
+    command = [sys.executable, __file__, "--probe", "--model", options.model]
+    command += ["--repeats", str(options.repeats), "--threads", str(options.threads)]
+    command += [] if options.steps is None else ["--steps", str(options.steps)]
+    done = subprocess.run(command, env=environment(options), stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def probe(options: argparse.Namespace) -> dict:
+    """Import, load and draw in this process, then draw again, timing each stage."""
+    started = time.perf_counter()
+    import torch
+
+    import danqing
+    from danqing.model import load
+
+    torch.set_num_threads(options.threads)
+    imported = time.perf_counter()
+    model = load(options.model)
+    loaded = time.perf_counter()
+    cold = {"import": imported - started, "load": loaded - imported, **draw(model, options.steps, 7)}
+    cold["seconds"] = sum(cold.values())
+    assert danqing.__version__
+    warm = [draw(model, options.steps, 8 + repeat) for repeat in range(options.repeats)]
+    for row in warm:
+        row["seconds"] = sum(row.values())
+    return {"cold": cold, "warm": warm, "size": list(model.info.size)}
+
+
+def draw(model, steps: int | None, seed: int) -> dict[str, float]:
+    """Draw one picture; the stages end where the text encoder returns and where the VAE begins."""
+    marks: dict[str, float] = {}
+    parts = model.components
+    hooks = [
+        parts.vlm.register_forward_hook(lambda *_: marks.__setitem__("encoded", time.perf_counter())),
+        parts.vae.post_quant_conv.register_forward_pre_hook(
+            lambda *_: marks.__setitem__("denoised", time.perf_counter())
+        ),
+    ]
+    started = time.perf_counter()
+    model.generate(PROMPT, seed=seed, steps=steps)
+    ended = time.perf_counter()
+    for hook in hooks:
+        hook.remove()
+    return {
+        "encode": marks["encoded"] - started,
+        "denoise": marks["denoised"] - marks["encoded"],
+        "decode": ended - marks["denoised"],
+    }
+
+
+def medians(rows: list[dict]) -> dict[str, float]:
+    """Return the median of every number."""
+    return {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+
+
+def machine() -> dict:
+    """Say where the numbers are from."""
+    from importlib.metadata import version
+
+    return {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "torch": version("torch"),
+    }
+
+
+def table(report: dict) -> str:
+    """Return the numbers for reading."""
+    command = report["command"]
+    lines = [
+        f"cold command  {command['seconds']:.2f} s  ({command['cpu_seconds']:.2f} s CPU, "
+        f"peak {command['peak_bytes'] / 2**20:,.0f} MiB)",
+        f"{'':14}" + "".join(f"{stage:>9}" for stage in (*STAGES, "sum")),
+    ]
+    for name, row in (("cold stages", report["cold_stages"]), ("warm stages", report["warm_stages"])):
+        cells = [f"{row[stage]:9.3f}" if stage in row else f"{'':9}" for stage in (*STAGES, "seconds")]
+        lines.append(f"{name:14}" + "".join(cells))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
