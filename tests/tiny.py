@@ -48,9 +48,12 @@ def randomized(module: nn.Module, seed: int) -> nn.Module:
     """Give every parameter a telling value of about the right size."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for p in module.parameters():
+        for name, p in module.named_parameters():
             noise = torch.randn(p.shape, generator=generator)
-            p.copy_(noise / p[0].numel() ** 0.5 if p.squeeze().dim() > 1 else 1 + 0.1 * noise)
+            if p.squeeze().dim() > 1:
+                p.copy_(noise / p[0].numel() ** 0.5)
+            else:
+                p.copy_(0.1 * noise + (not name.endswith("bias")))
     return module.eval().requires_grad_(False)
 
 

@@ -45,17 +45,14 @@ class GenerateRequest:
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise RequestError('prompt: expected some text, found none; try "a red apple on a blue table"')
         for name in ("prompt", "negative_prompt"):
-            text = getattr(self, name)
-            if text is not None and len(text) > MAX_PROMPT_CHARACTERS:
-                raise RequestError(
-                    f"{name}: expected at most {MAX_PROMPT_CHARACTERS} characters, found {len(text)}"
-                )
-        if self.steps is not None and not 1 <= self.steps <= 1000:
-            raise RequestError(f"steps: expected 1 to 1000, found {self.steps}")
-        if self.guidance is not None and not 1 <= self.guidance <= 100:
-            raise RequestError(f"guidance: expected 1 (off) to 100, found {self.guidance}")
-        if not 1 <= self.count <= MAX_COUNT:
-            raise RequestError(f"count: expected 1 to {MAX_COUNT}, found {self.count}")
+            _check_text(name, getattr(self, name))
+        if self.size is not None and not _is_size(self.size):
+            raise RequestError(f"size: expected width and height, found {self.size!r}; try (1024, 768)")
+        if self.steps is not None:
+            _check_number("steps", self.steps, 1, 1000)
+        if self.guidance is not None:
+            _check_number("guidance", self.guidance, 1, 100, whole=False)
+        _check_number("count", self.count, 1, MAX_COUNT)
         if self.solver not in SOLVERS:
             raise RequestError(f"solver: expected one of {', '.join(SOLVERS)}, found {self.solver!r}")
         if self.seed is not None:
@@ -79,6 +76,31 @@ class GenerateRequest:
             guidance=info.guidance if self.guidance is None else self.guidance,
             seed=fresh_seed() if self.seed is None else self.seed,
         )
+
+
+def _check_text(name: str, text: object) -> None:
+    if text is None:
+        return
+    if not isinstance(text, str):
+        raise RequestError(f"{name}: expected text, found {text!r}")
+    if len(text) > MAX_PROMPT_CHARACTERS:
+        raise RequestError(f"{name}: expected at most {MAX_PROMPT_CHARACTERS} characters, found {len(text)}")
+
+
+def _check_number(name: str, value: object, low: int, high: int, *, whole: bool = True) -> None:
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        raise RequestError(f"{name}: expected a {'whole ' if whole else ''}number, found {value!r}")
+    if not low <= value <= high:
+        off = "" if whole else " (off)"
+        raise RequestError(f"{name}: expected {low}{off} to {high}, found {value}")
+
+
+def _is_size(size: object) -> bool:
+    return (
+        isinstance(size, tuple | list)
+        and len(size) == 2
+        and all(isinstance(side, int) and not isinstance(side, bool) for side in size)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
