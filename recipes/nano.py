@@ -46,6 +46,7 @@ TEXTS = 25_000  # scenes whose texts the tokenizer learns from
 SIZE = 128  # pixels a side
 CROP = 64  # pixels a side of the autoencoder's training crops
 KL_WEIGHT = 3e-4
+LANGUAGES = {"en": 0.6, "zh": 0.3}  # of the captions the denoiser sees; the ten others share the rest
 SHIFT, FINAL_SHIFT = 3.0, 1.5  # noise shift of training, and where it ends during the decay
 
 STAGES = {
@@ -158,7 +159,7 @@ def train_flow(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | No
         )
         return FINAL_SHIFT + (SHIFT - FINAL_SHIFT) * stable
 
-    cache = ExampleCache(encoder, run.run_dir / "examples", seed=config.seed)
+    cache = ExampleCache(encoder, run.run_dir / "examples", seed=config.seed, languages=LANGUAGES)
     objective = Flow(cache, batch_size=config.batch_size, seed=config.seed, shift=shift, sample=sample)
     return _train(run, objective, model, config, "flow", deadline)
 

@@ -4,6 +4,7 @@ Encoding a picture costs about as much as a third of a training step on it, so s
 kept in a folder while they are in use. A shard depends on its number alone: it can be deleted and made again.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,16 +65,25 @@ class SceneEncoder:
                 latents.append(encoded.half().cpu())
             features = [encode_prompts(self.vlm, self.tokenizer, [text]).txt[0].half().cpu() for text in captions]
         offsets = torch.tensor([0] + [len(row) for row in features]).cumsum(0)
-        return Examples(latents=torch.cat(latents), txt=torch.cat(features), offsets=offsets)
+        return Examples(latents=torch.cat(latents).contiguous(), txt=torch.cat(features), offsets=offsets)
 
 
 class ExampleCache:
     """A moving window of shards; every example is used about `reuse` times before it leaves."""
 
     def __init__(
-        self, encoder: SceneEncoder, folder: Path, *, seed: int, shard_size: int = 1024, window: int = 12, reuse: int = 4
+        self,
+        encoder: SceneEncoder,
+        folder: Path,
+        *,
+        seed: int,
+        languages: Mapping[str, float],
+        shard_size: int = 1024,
+        window: int = 12,
+        reuse: int = 4,
     ) -> None:
-        self.encoder, self.folder, self.seed = encoder, folder, seed
+        """`languages` are the shares of caption languages, see `draw_language`."""
+        self.encoder, self.folder, self.seed, self.languages = encoder, folder, seed, languages
         self.shard_size, self.window, self.reuse = shard_size, window, reuse
         self._loaded: dict[int, Examples] = {}
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +113,7 @@ class ExampleCache:
     def _make(self, number: int) -> None:
         rng = np.random.default_rng([self.seed, number])
         scenes = [sample_scene(rng, self.encoder.atlas) for _ in range(self.shard_size)]
-        captions = [caption(scene, draw_language(rng), rng, self.encoder.atlas) for scene in scenes]
+        captions = [caption(scene, draw_language(rng, self.languages), rng, self.encoder.atlas) for scene in scenes]
         examples = self.encoder.encode(scenes, captions)
         temporary = self._path(number).with_suffix(".part")
         save_file({"latents": examples.latents, "txt": examples.txt, "offsets": examples.offsets}, temporary)

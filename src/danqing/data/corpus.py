@@ -1,9 +1,11 @@
 """Texts about scenes, as conversations: what the language tower and its tokenizer learn from."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from danqing.data.instructions import edit_instruction, question
 from danqing.data.phrases import labels, phrases
 from danqing.data.world import OPPOSITE, RELATIONS, sample_scene
 
-_LANGUAGE_SHARES = {"en": 0.40, "zh": 0.24}  # the other ten share the rest equally
+_LANGUAGE_SHARES: Final = MappingProxyType({"en": 0.40, "zh": 0.24})  # the other ten share the rest equally
 _TASK_SHARES = (0.60, 0.78, 0.93)  # cumulative: caption, edit, question; the rest are signs
 
 _NUMERALS = "一二两三四五六七八九"
@@ -32,10 +34,10 @@ class Text:
     labels: Labels | None = None
 
 
-def draw_language(rng: np.random.Generator) -> str:
-    """Draw one of the twelve languages, English and Chinese most often."""
-    rest = (1 - sum(_LANGUAGE_SHARES.values())) / (len(LANGUAGES) - len(_LANGUAGE_SHARES))
-    return str(rng.choice(LANGUAGES, p=[_LANGUAGE_SHARES.get(language, rest) for language in LANGUAGES]))
+def draw_language(rng: np.random.Generator, shares: Mapping[str, float] = _LANGUAGE_SHARES) -> str:
+    """Draw one of the twelve languages; those not in `shares` divide the rest equally."""
+    rest = (1 - sum(shares.values())) / (len(LANGUAGES) - len(shares))
+    return str(rng.choice(LANGUAGES, p=[shares.get(language, rest) for language in LANGUAGES]))
 
 
 def draw_text(rng: np.random.Generator, atlas: Atlas) -> Text:

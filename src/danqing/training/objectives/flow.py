@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from danqing.conditioning.latents import pack
 from danqing.conditioning.text import encode_prompts
@@ -19,6 +18,7 @@ from danqing.models.mmdit import MMDiT
 from danqing.models.rope import GridShape
 from danqing.sampling.path import interpolate, velocity_target
 from danqing.sampling.schedule import training_sigmas
+from danqing.training.optim import short_attention
 
 _EVALUATED_SIGMAS = (0.3, 0.6, 0.9, 1.0)
 _HELD_OUT = 256  # scenes the evaluation loss is taken on
@@ -118,7 +118,5 @@ class Flow:
 
     def _velocity(self, model: MMDiT, noised: Tensor, sigma: Tensor, txt: Tensor, lengths: list[int]) -> Tensor:
         side = round(noised.shape[1] ** 0.5)
-        # On a CPU the plain matrix product is several times faster backwards than the fused kernel at this length.
-        backends = [SDPBackend.MATH] if noised.device.type == "cpu" else list(SDPBackend.__members__.values())
-        with sdpa_kernel(backends):
+        with short_attention(noised.device):
             return model(noised, txt, model.modulate(sigma), shapes=[GridShape(1, side, side)], lengths=lengths)

@@ -23,6 +23,7 @@ from danqing.data.concepts import LANGUAGES, concepts
 from danqing.data.corpus import Text, draw_text, ordered
 from danqing.data.world import RELATIONS, sample_scene
 from danqing.models.vlm import VLM
+from danqing.training.optim import short_attention
 
 _TEMPLATES: dict[str, Template] = {"generate": GENERATE, "edit": EDIT_PLUS, "describe": DESCRIBE}
 _MAX_COUNT = 9
@@ -81,7 +82,8 @@ class Language:
         """Return the sum of both losses."""
         assert isinstance(model, LanguageTrainee)
         device = next(model.parameters()).device
-        features = model.vlm.features(batch.token_ids.to(device))
+        with short_attention(device):
+            features = model.vlm.features(batch.token_ids.to(device))
         learned = batch.targets.to(device) != _UNKNOWN
         logits = model.vlm.logits(features[learned])
         next_token = F.cross_entropy(logits.float(), batch.targets.to(device)[learned])
