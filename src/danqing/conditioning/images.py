@@ -47,12 +47,14 @@ class LabelledPicture(Image.Image):
         PNG holds them as text, `danqing` (JSON) and `parameters` (A1111 text); JPEG and WebP hold the A1111
         text as EXIF user comment.
         """
-        chosen = (format or (Path(fp).suffix[1:] if isinstance(fp, str | Path) else "")).lower()
+        name = fp if isinstance(fp, str | Path) else getattr(fp, "name", "")
+        chosen = (format or Path(name if isinstance(name, str | Path) else "").suffix[1:]).lower()
         if chosen == "png" and "pnginfo" not in params:
             params["pnginfo"] = PngInfo()
             for key in ("danqing", "parameters"):
-                params["pnginfo"].add_itxt(key, self.info[key])
-        elif chosen in ("jpg", "jpeg", "webp") and "exif" not in params:
+                if key in self.info:
+                    params["pnginfo"].add_itxt(key, self.info[key])
+        elif chosen in ("jpg", "jpeg", "webp") and "exif" not in params and "parameters" in self.info:
             params["exif"] = _exif_comment(self.info["parameters"])
         super().save(fp, format, **params)
 

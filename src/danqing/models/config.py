@@ -3,7 +3,8 @@
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from types import UnionType
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 from danqing.errors import ConfigError
 
@@ -26,7 +27,12 @@ def config_from_json(cls: type[T], values: Mapping[str, Any], *, ignored: frozen
             near = difflib.get_close_matches(key, fields, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"{cls.__name__}: unknown key {key!r}{hint}")
-        known[key] = tuple(value) if isinstance(value, list) else value
+        try:
+            known[key] = _as(fields[key].type, value)
+        except TypeError:
+            kind = fields[key].type
+            shown = kind.__name__ if type(kind) is type else kind
+            raise ConfigError(f"{cls.__name__}: {key}: expected {shown}, found {value!r}") from None
     missing = [
         name
         for name, field in fields.items()
@@ -39,6 +45,24 @@ def config_from_json(cls: type[T], values: Mapping[str, Any], *, ignored: frozen
             f"{cls.__name__}: expected keys {', '.join(missing)}, found only {', '.join(known)}"
         )
     return cls(**known)
+
+
+def _as(kind: Any, value: Any) -> Any:
+    """Return a JSON value as the annotated type: lists become tuples, whole numbers may be floats."""
+    if isinstance(kind, UnionType):
+        return None if value is None else _as(get_args(kind)[0], value)
+    if get_origin(kind) is tuple and isinstance(value, list | tuple):
+        kinds = get_args(kind)
+        if kinds[-1] is Ellipsis:
+            kinds = (kinds[0],) * len(value)
+        if len(kinds) != len(value):
+            raise TypeError
+        return tuple(_as(part, item) for part, item in zip(kinds, value, strict=True))
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:  # a bool is no int here
+        raise TypeError
+    return value
 
 
 def config_to_json(config: Any, *, class_name: str) -> dict[str, Any]:

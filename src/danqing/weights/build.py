@@ -40,6 +40,7 @@ def build(
     if adapt is not None:
         stored = _adapted_shapes(stored, adapt)
     _check(folder, wanted, stored)
+    _check_types(folder, {name: shards.tensors[name].dtype for name in wanted})
     for name, tensor in shards.read(wanted):
         value = tensor if adapt is None else adapt(name, tensor)
         assert value is not None  # checked above: the name is wanted
@@ -75,6 +76,16 @@ def _check(
         problems.append(f"{len(wrong)} of another shape ({shown}{', …' if len(wrong) > _NAMED else ''})")
     if problems:
         raise CheckpointError(f"{folder}: the tensors do not fit this model: " + "; ".join(problems))
+
+
+def _check_types(folder: Path, types: Mapping[str, str]) -> None:
+    """Refuse integers, which are quantised weights whose scales nobody would apply."""
+    wrong = [f"{name} {kind}" for name, kind in types.items() if not kind.startswith(("F", "BF"))]
+    if wrong:
+        shown = ", ".join(wrong[:_NAMED]) + (", …" if len(wrong) > _NAMED else "")
+        raise CheckpointError(
+            f"{folder}: expected floating-point weights, found {len(wrong)} others ({shown})"
+        )
 
 
 def _assign(module: nn.Module, name: str, value: Tensor) -> None:

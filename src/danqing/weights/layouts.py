@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from danqing.errors import CheckpointError
+from danqing.errors import CheckpointError, ConfigError
 from danqing.models.config import config_from_json, config_to_json
 from danqing.models.mmdit import MMDiT, MMDiTConfig
 from danqing.models.vae import VAE, VAEConfig, fold, unfold
@@ -31,6 +31,14 @@ COMPONENTS = {
 }
 # Keys of released configs that say nothing about the network.
 _STRAY = frozenset({"pooled_projection_dim", "is_residual"})
+# Flags of the reference's scheduler that no release sets; ignoring one would give other pictures.
+_OTHER_GRIDS = (
+    "invert_sigmas",
+    "stochastic_sampling",
+    "use_beta_sigmas",
+    "use_exponential_sigmas",
+    "use_karras_sigmas",
+)
 _SCHEDULER_KEYS = {field.name for field in dataclasses.fields(ScheduleConfig)}
 
 
@@ -84,7 +92,11 @@ class Folder:
 
     def schedule(self) -> ScheduleConfig:
         """Return the noise schedule."""
-        values = {key: value for key, value in self.config("scheduler").items() if key in _SCHEDULER_KEYS}
+        found = self.config("scheduler")
+        for flag in _OTHER_GRIDS:
+            if found.get(flag):
+                raise ConfigError(f"{self.path}: scheduler: expected {flag} false, found {found[flag]!r}")
+        values = {key: value for key, value in found.items() if key in _SCHEDULER_KEYS}
         return config_from_json(ScheduleConfig, values)
 
     def transformer(self, device: torch.device, dtype: torch.dtype) -> MMDiT:

@@ -122,7 +122,7 @@ def read_json(file: Path) -> dict[str, Any]:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{file}: expected a file, found none") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: expected a JSON object, found something else ({error})") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{file}: expected a JSON object, found a {type(value).__name__}")
