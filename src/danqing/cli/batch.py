@@ -97,7 +97,7 @@ def _checked(value: Any) -> dict[str, Any]:
         raise RequestError(
             f'expected an object like {{"prompt": "a red apple"}}, found a {type(value).__name__}'
         )
-    fields = {}
+    fields: dict[str, Any] = {}
     for key, found in value.items():
         if key not in _TYPES:
             near = difflib.get_close_matches(key, _TYPES, n=1)
@@ -110,6 +110,8 @@ def _checked(value: Any) -> dict[str, Any]:
                 f"{key}: expected {' or '.join(_SAID[kind] for kind in _TYPES[key])}, found {found!r}"
             )
         fields[key] = _size(found) if key == "size" else found
+    if "guidance" in fields:
+        fields["guidance"] = float(fields["guidance"])
     if "prompt" not in fields:
         raise RequestError("prompt: expected some text, found none")
     return fields

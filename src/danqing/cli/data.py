@@ -27,7 +27,15 @@ def data() -> None:
 
 
 @data.command(epilog=BUILD_EXAMPLES)
-@click.option("-o", "--output", type=_FILE, default="atlas.safetensors", show_default=True, metavar="FILE")
+@click.option(
+    "-o",
+    "--output",
+    type=_FILE,
+    default="atlas.safetensors",
+    show_default=True,
+    metavar="FILE",
+    help="File to write.",
+)
 @overwrite_option
 def build(output: Path, overwrite: bool) -> None:
     """Build the full atlas of sprites.
@@ -47,11 +55,21 @@ def build(output: Path, overwrite: bool) -> None:
 
 
 @data.command(epilog=PREVIEW_EXAMPLES)
-@click.option("-o", "--output", type=_FILE, default="sheet.png", show_default=True, metavar="FILE")
+@click.option(
+    "-o",
+    "--output",
+    type=_FILE,
+    default="sheet.png",
+    show_default=True,
+    metavar="FILE",
+    help="File to write.",
+)
 @click.option(
     "--count", type=click.IntRange(1, 1000), default=24, show_default=True, metavar="N", help="Scenes."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Which scenes."
+)
 @click.option("--language", default="en", show_default=True, metavar="L", help="Language of the captions.")
 @click.option(
     "--atlas", type=_FILE, metavar="FILE", help="Sprites to draw with.  [default: those of the package]"
