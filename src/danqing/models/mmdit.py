@@ -179,7 +179,7 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, sigma: Float[Tensor, " rows"], dtype: torch.dtype, additional: int | None) -> Tensor:
         """Return the embedding of each noise level; `additional` is the class of a layered release."""
-        # The reference counts time to 1000 in the dtype of the activations; released models saw that rounding.
+        # The reference counts time to 1000 in the dtype of activations; released models saw that rounding.
         level = (1000 * sigma).to(dtype) / 1000
         wave = sinusoid(level).to(dtype)
         embedded = self.timestep_embedder["linear_2"](F.silu(self.timestep_embedder["linear_1"](wave)))

@@ -41,8 +41,15 @@ class TrainConfig:
             raise ConfigError(f"training: expected optimizer adamw or muon, found {self.optimizer!r}")
         if self.precision not in ("fp32", "bf16"):
             raise ConfigError(f"training: expected precision fp32 or bf16, found {self.precision!r}")
-        if not 0 <= self.decay_fraction <= 1:
-            raise ConfigError(f"training: expected decay_fraction in [0, 1], found {self.decay_fraction}")
+        for name in ("decay_fraction", "final_fraction", "ema_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"training: expected {name} in [0, 1], found {getattr(self, name)}")
+        if self.warmup_steps < 0:
+            raise ConfigError(f"training: expected warmup_steps of at least 0, found {self.warmup_steps}")
+        if not self.learning_rate > 0:
+            raise ConfigError(f"training: expected learning_rate above 0, found {self.learning_rate}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"training: expected two betas from 0 to below 1, found {self.betas}")
 
 
 def learning_rate_factor(config: TrainConfig, step: int) -> float:
@@ -84,6 +91,8 @@ def _unknown(what: str, name: str, known: Iterable[str]) -> str:
 def _parse(setting: str, kind: Any, text: str) -> Any:
     try:
         if kind is int:
+            if not float(text).is_integer():
+                raise ValueError
             return int(float(text))
         if kind is float:
             return float(text)
@@ -91,4 +100,5 @@ def _parse(setting: str, kind: Any, text: str) -> Any:
             return text
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise ConfigError(f"--set: expected a value of type {kind}, found {setting!r}") from None
+        name = kind.__name__ if kind in (int, float) else kind
+        raise ConfigError(f"--set: expected a value of type {name}, found {setting!r}") from None

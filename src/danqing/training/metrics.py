@@ -17,6 +17,15 @@ class RunLog:
         self.total_steps = total_steps
         self._started: tuple[int, float] | None = None
 
+    def rewind(self, step: int) -> None:
+        """Forget what a crashed run wrote after `step`, which will be written again."""
+        if not self.path.exists():
+            return
+        lines = self.path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= step]
+        if kept != lines:
+            self.path.write_text("".join(kept))
+
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Record `values` at `step`; rate and ETA count from the first call of this process."""
         now = time.monotonic()

@@ -2,16 +2,17 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from danqing.errors import CheckpointError
 from danqing.training.optim import EMA
+from danqing.weights.store import open_safetensors
 
 _STATE, _PROGRESS = "state.safetensors", "progress.json"
 
@@ -47,38 +48,49 @@ def load_state(
     path = folder / _STATE
     if not path.exists():
         return None
-    tensors = load_file(path)
-    with safe_open(path, "pt") as file:
-        progress = json.loads(file.metadata()["progress"])
-    weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    if {name: tuple(value.shape) for name, value in weights.items()} != expected:
-        raise CheckpointError(
-            f"{path}: expected the state of this recipe's model, found another; use a new run folder"
-        )
-    model.load_state_dict(weights)
-    ema.weights = {name: tensors[f"ema.{name}"].to(value.device) for name, value in ema.weights.items()}
+    with open_safetensors(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        progress = (file.metadata() or {}).get("progress")
+    if progress is None:
+        raise CheckpointError(f"{path}: expected the progress of a run, found none; use a new run folder")
+    _check_fits(path, tensors, "model.", model.state_dict())
+    _check_fits(path, tensors, "ema.", ema.weights)
+    model.load_state_dict({name: tensors["model." + name] for name in model.state_dict()})
+    ema.weights = {name: tensors["ema." + name].to(value.device) for name, value in ema.weights.items()}
     names = {parameter: name for name, parameter in model.named_parameters()}
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                suffix = "." + names[parameter]
-                moments: dict[str, Tensor] = {}
-                for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer"):
-                    if (value := tensors.get(f"optimizer.{key}{suffix}")) is not None:
-                        moments[key] = value if key == "step" else value.to(parameter.device)
-                optimizer.state[parameter] = moments
-    return progress
+                optimizer.state[parameter] = _stored_moments(
+                    path, tensors, names[parameter], optimizer, parameter
+                )
+    restored: dict[str, Any] = json.loads(progress)
+    return restored
 
 
-def load_average(folder: Path) -> dict[str, Tensor]:
-    """Return the averaged weights of a saved run, with the names of its model."""
-    path = folder / _STATE
-    if not path.exists():
-        raise CheckpointError(f"{path}: expected the state of a finished stage, found none; train it first")
-    tensors = load_file(path)
-    averaged = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-    return averaged | {k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")}
+def _check_fits(path: Path, tensors: Mapping[str, Tensor], kind: str, wanted: Mapping[str, Tensor]) -> None:
+    found = {name: value.shape for name, value in tensors.items() if name.startswith(kind)}
+    if found != {kind + name: value.shape for name, value in wanted.items()}:
+        raise CheckpointError(
+            f"{path}: expected the state of this recipe's model, found another; use a new run folder"
+        )
+
+
+def _stored_moments(
+    path: Path, tensors: Mapping[str, Tensor], name: str, optimizer: torch.optim.Optimizer, parameter: Tensor
+) -> dict[str, Tensor]:
+    """Return a parameter's moments; none are stored before its first step."""
+    moments = {
+        key: value if key == "step" else value.to(parameter.device)
+        for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+        if (value := tensors.get(f"optimizer.{key}.{name}")) is not None
+    }
+    muon = isinstance(optimizer, torch.optim.Muon)
+    if moments and ("momentum_buffer" in moments) != muon:
+        raise CheckpointError(
+            f"{path}: expected moments of {'muon' if muon else 'adamw'}, found others; use a new run folder"
+        )
+    return moments
 
 
 def _moments(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> list[tuple[str, str, Tensor]]:

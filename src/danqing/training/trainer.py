@@ -51,6 +51,7 @@ def train(
     progress = load_state(folder, model=model, ema=ema, optimizers=optimizers) or {
         "step": 0, "items": 0, "flops": 0.0, "seconds": 0.0,
     }  # fmt: skip
+    log.rewind(progress["step"])
     started, before = time.monotonic(), progress["seconds"]
 
     def checkpoint() -> None:
@@ -108,6 +109,10 @@ def _optimizer_step(
         )
     loss.backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+    if not torch.isfinite(norm):
+        raise DataError(
+            f"training: expected finite gradients at step {step}, found {norm.item()}; lower learning_rate"
+        )
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
