@@ -180,6 +180,7 @@ GOOD = {"prompt": "a cat"}
         ({"prompt": "  "}, "prompt: expected some text"),
         ({"promt": "a"}, "did you mean 'prompt'"),
         ({"prompt": 5}, "prompt: expected a text"),
+        ({"prompt": "a \ud800"}, "prompt: expected valid Unicode"),
         ({**GOOD, "steps": "8"}, "steps: expected a whole number"),
         ({**GOOD, "steps": True}, "steps: expected a whole number"),
         ({**GOOD, "steps": 0}, "steps: expected 1 to 1000"),

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,6 +110,8 @@ def _checked(value: Any) -> dict[str, Any]:
             raise RequestError(
                 f"{key}: expected {' or '.join(_SAID[kind] for kind in _TYPES[key])}, found {found!r}"
             )
+        if isinstance(found, str) and re.search(r"[\ud800-\udfff]", found):
+            raise RequestError(f"{key}: expected valid Unicode text, found half of a surrogate pair")
         fields[key] = _size(found) if key == "size" else found
     if "guidance" in fields:
         fields["guidance"] = float(fields["guidance"])
