@@ -93,6 +93,16 @@ def _stored_moments(
     return moments
 
 
+def load_average(folder: Path) -> dict[str, Tensor]:
+    """Return the averaged weights of a saved run, with the names of its model."""
+    path = folder / _STATE
+    if not path.exists():
+        raise CheckpointError(f"{path}: expected the state of a finished stage, found none; train it first")
+    tensors = load_file(path)
+    averaged = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    return averaged | {k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")}
+
+
 def _moments(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> list[tuple[str, str, Tensor]]:
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return [
