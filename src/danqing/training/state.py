@@ -48,11 +48,7 @@ def load_state(
     path = folder / _STATE
     if not path.exists():
         return None
-    with open_safetensors(path) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        progress = (file.metadata() or {}).get("progress")
-    if progress is None:
-        raise CheckpointError(f"{path}: expected the progress of a run, found none; use a new run folder")
+    tensors, progress = _read(path)
     _check_fits(path, tensors, "model.", model.state_dict())
     _check_fits(path, tensors, "ema.", ema.weights)
     model.load_state_dict({name: tensors["model." + name] for name in model.state_dict()})
@@ -64,8 +60,17 @@ def load_state(
                 optimizer.state[parameter] = _stored_moments(
                     path, tensors, names[parameter], optimizer, parameter
                 )
-    restored: dict[str, Any] = json.loads(progress)
-    return restored
+    return progress
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return all tensors of a state file and its progress."""
+    with open_safetensors(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        progress = (file.metadata() or {}).get("progress")
+    if progress is None:
+        raise CheckpointError(f"{path}: expected the progress of a run, found none; use a new run folder")
+    return tensors, json.loads(progress)
 
 
 def _check_fits(path: Path, tensors: Mapping[str, Tensor], kind: str, wanted: Mapping[str, Tensor]) -> None:
@@ -98,7 +103,7 @@ def load_average(folder: Path) -> dict[str, Tensor]:
     path = folder / _STATE
     if not path.exists():
         raise CheckpointError(f"{path}: expected the state of a finished stage, found none; train it first")
-    tensors = load_file(path)
+    tensors, _ = _read(path)
     averaged = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     return averaged | {k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")}
 
