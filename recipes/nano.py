@@ -51,13 +51,13 @@ SHIFT, FINAL_SHIFT = 3.0, 1.5  # noise shift of training, and where it ends duri
 
 STAGES = {
     "language": TrainConfig(
-        steps=1600, batch_size=64, learning_rate=2e-3, warmup_steps=100, decay_fraction=0.4, ema_decay=0.995,
+        steps=1500, batch_size=64, learning_rate=2e-3, warmup_steps=100, decay_fraction=0.4, ema_decay=0.995,
         optimizer="muon", log_every=20, evaluate_every=200, save_every=200,
     ),
     "vae": TrainConfig(steps=7000, batch_size=8, learning_rate=1e-3, decay_fraction=0.4),
     "flow": TrainConfig(
-        steps=12_000, batch_size=64, learning_rate=1e-3, warmup_steps=200, decay_fraction=0.3, optimizer="muon",
-        ema_decay=0.999, log_every=20, evaluate_every=500, save_every=250,
+        steps=4000, batch_size=64, learning_rate=1.5e-3, warmup_steps=200, decay_fraction=0.25, optimizer="muon",
+        ema_decay=0.998, log_every=20, evaluate_every=400, save_every=200,
     ),
 }  # fmt: skip
 
@@ -65,10 +65,10 @@ VISION = VisionConfig(dim=128, hidden_dim=256, num_layers=4, num_heads=4, out_di
 AUTOENCODER = VAEConfig(base_dim=24, num_res_blocks=1)
 DENOISER = MMDiTConfig(
     num_layers=6,
-    attention_head_dim=32,
-    num_attention_heads=6,
+    attention_head_dim=64,
+    num_attention_heads=3,
     joint_attention_dim=192,
-    axes_dims_rope=(8, 12, 12),
+    axes_dims_rope=(16, 24, 24),
 )
 SCHEDULE = ScheduleConfig(base_shift=float(np.log(SHIFT)), max_shift=float(np.log(SHIFT)), shift_terminal=None)
 INFO = CheckpointInfo(
@@ -159,7 +159,7 @@ def train_flow(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | No
         )
         return FINAL_SHIFT + (SHIFT - FINAL_SHIFT) * stable
 
-    cache = ExampleCache(encoder, run.run_dir / "examples", seed=config.seed, languages=LANGUAGES)
+    cache = ExampleCache(encoder, run.run_dir / "examples", seed=config.seed, languages=LANGUAGES, shard_size=512, reuse=6)
     objective = Flow(cache, batch_size=config.batch_size, seed=config.seed, shift=shift, sample=sample)
     return _train(run, objective, model, config, "flow", deadline)
 
