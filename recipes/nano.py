@@ -56,12 +56,15 @@ STAGES = {
     ),
     "vae": TrainConfig(steps=7000, batch_size=8, learning_rate=1e-3, decay_fraction=0.4),
     "flow": TrainConfig(
-        steps=4000, batch_size=64, learning_rate=1.5e-3, warmup_steps=200, decay_fraction=0.25, optimizer="muon",
+        steps=4000, batch_size=64, learning_rate=1.5e-3, warmup_steps=200, decay_fraction=0.25,
+        optimizer="muon",
         ema_decay=0.998, log_every=20, evaluate_every=400, save_every=200,
     ),
 }  # fmt: skip
 
-VISION = VisionConfig(dim=128, hidden_dim=256, num_layers=4, num_heads=4, out_dim=192, full_attention_layers=(1, 3))
+VISION = VisionConfig(
+    dim=128, hidden_dim=256, num_layers=4, num_heads=4, out_dim=192, full_attention_layers=(1, 3)
+)
 AUTOENCODER = VAEConfig(base_dim=24, num_res_blocks=1)
 DENOISER = MMDiTConfig(
     num_layers=6,
@@ -70,7 +73,9 @@ DENOISER = MMDiTConfig(
     joint_attention_dim=192,
     axes_dims_rope=(16, 24, 24),
 )
-SCHEDULE = ScheduleConfig(base_shift=float(np.log(SHIFT)), max_shift=float(np.log(SHIFT)), shift_terminal=None)
+SCHEDULE = ScheduleConfig(
+    base_shift=float(np.log(SHIFT)), max_shift=float(np.log(SHIFT)), shift_terminal=None
+)
 INFO = CheckpointInfo(
     name="danqing-nano",
     licence="Apache-2.0",
@@ -149,7 +154,9 @@ def train_flow(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | No
 
     def sample(denoiser: nn.Module, path: Path) -> None:
         assert isinstance(denoiser, MMDiT)
-        drawn = generate(components(run, denoiser, parts), [GenerateRequest(prompt=p, seed=0) for p in prompts])
+        drawn = generate(
+            components(run, denoiser, parts), [GenerateRequest(prompt=p, seed=0) for p in prompts]
+        )
         pictures = [one.image for progress in drawn for one in progress.drawn]
         sheet(to_pixels(np.stack([np.asarray(picture) for picture in pictures])), columns=8).save(path)
 
@@ -159,7 +166,9 @@ def train_flow(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | No
         )
         return FINAL_SHIFT + (SHIFT - FINAL_SHIFT) * stable
 
-    cache = ExampleCache(encoder, run.run_dir / "examples", seed=config.seed, languages=LANGUAGES, shard_size=512, reuse=6)
+    cache = ExampleCache(
+        encoder, run.run_dir / "examples", seed=config.seed, languages=LANGUAGES, shard_size=512, reuse=6
+    )
     objective = Flow(cache, batch_size=config.batch_size, seed=config.seed, shift=shift, sample=sample)
     return _train(run, objective, model, config, "flow", deadline)
 
@@ -239,7 +248,7 @@ def vlm_config(tokenizer: Tokenizer) -> VLMConfig:
 
 @torch.no_grad()
 def latent_statistics(vae: VAE, pixels: Tensor) -> dict[str, list[float]]:
-    """Return mean and std of each channel over the whole posterior, so that an unused channel stays near zero."""
+    """Return each channel's mean and std over the whole posterior; an unused channel stays near zero."""
     means, variances = zip(*(vae.posterior(part) for part in pixels.split(32)), strict=True)
     mean, variance = torch.cat(means), torch.cat(variances).exp()
     total = mean.var(dim=(0, 2, 3)) + variance.mean(dim=(0, 2, 3))

@@ -1,7 +1,7 @@
 """Scenes as the denoiser trains on them: latents and text features, made once and used a few times.
 
-Encoding a picture costs about as much as a third of a training step on it, so scenes are encoded in shards that are
-kept in a folder while they are in use. A shard depends on its number alone: it can be deleted and made again.
+Encoding a picture costs about a third of a training step on it, so scenes are encoded in shards that are kept
+in a folder while they are in use. A shard depends on its number alone: it can be deleted and made again.
 """
 
 from collections.abc import Mapping
@@ -63,7 +63,9 @@ class SceneEncoder:
                 with torch.autocast(device.type, dtype=torch.bfloat16):
                     encoded = self.vae.encode(to_pixels(pictures).to(device))
                 latents.append(encoded.half().cpu())
-            features = [encode_prompts(self.vlm, self.tokenizer, [text]).txt[0].half().cpu() for text in captions]
+            features = [
+                encode_prompts(self.vlm, self.tokenizer, [text]).txt[0].half().cpu() for text in captions
+            ]
         offsets = torch.tensor([0] + [len(row) for row in features]).cumsum(0)
         return Examples(latents=torch.cat(latents).contiguous(), txt=torch.cat(features), offsets=offsets)
 
@@ -89,12 +91,17 @@ class ExampleCache:
         folder.mkdir(parents=True, exist_ok=True)
 
     def draw(self, rng: np.random.Generator, items_before: int, count: int) -> tuple[Tensor, list[Tensor]]:
-        """Return latents and text features of `count` random examples of the window after `items_before` draws."""
-        first = items_before // (self.shard_size * self.reuse)
-        self._retire(first)
+        """Return latents and text features of `count` random examples, `items_before` draws into the run.
+
+        After every `reuse` draws an example, one more shard joins the window and, once it is full, the
+        oldest leaves.
+        """
+        newest = items_before // (self.shard_size * self.reuse)
+        oldest = max(0, newest - self.window + 1)
+        self._retire(oldest)
         latents, texts = [], []
         for shard, index in zip(
-            rng.integers(first, first + self.window, count), rng.integers(0, self.shard_size, count), strict=True
+            rng.integers(oldest, newest + 1, count), rng.integers(0, self.shard_size, count), strict=True
         ):
             examples = self.shard(int(shard))
             latents.append(examples.latents[index])
@@ -113,7 +120,9 @@ class ExampleCache:
     def _make(self, number: int) -> None:
         rng = np.random.default_rng([self.seed, number])
         scenes = [sample_scene(rng, self.encoder.atlas) for _ in range(self.shard_size)]
-        captions = [caption(scene, draw_language(rng, self.languages), rng, self.encoder.atlas) for scene in scenes]
+        captions = [
+            caption(scene, draw_language(rng, self.languages), rng, self.encoder.atlas) for scene in scenes
+        ]
         examples = self.encoder.encode(scenes, captions)
         temporary = self._path(number).with_suffix(".part")
         save_file({"latents": examples.latents, "txt": examples.txt, "offsets": examples.offsets}, temporary)

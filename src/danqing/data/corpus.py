@@ -19,6 +19,7 @@ from danqing.data.world import OPPOSITE, RELATIONS, sample_scene
 _LANGUAGE_SHARES: Final = MappingProxyType({"en": 0.40, "zh": 0.24})  # the other ten share the rest equally
 _TASK_SHARES = (0.60, 0.78, 0.93)  # cumulative: caption, edit, question; the rest are signs
 
+_FUNCTION_WORDS = "背景 风格 画风 渐变 一张 图片 纯色 床の上 スタイル"
 _NUMERALS = "一二两三四五六七八九"
 _MARKS = "，。、：（）“”？的有和在"
 
@@ -41,11 +42,13 @@ def draw_language(rng: np.random.Generator, shares: Mapping[str, float] = _LANGU
 
 
 def draw_text(rng: np.random.Generator, atlas: Atlas) -> Text:
-    """Draw a caption with its labels, an edit instruction, a question with its answer, or a text about a sign."""
+    """Draw a caption with its labels, an edit instruction, a question with its answer, or a sign."""
     scene, language = sample_scene(rng, atlas), draw_language(rng)
     task = rng.random()
     if task < _TASK_SHARES[0]:
-        return Text(task="generate", prompt=caption(scene, language, rng, atlas), labels=ordered(facts(scene, atlas)))
+        return Text(
+            task="generate", prompt=caption(scene, language, rng, atlas), labels=ordered(facts(scene, atlas))
+        )
     if task < _TASK_SHARES[1]:
         return Text(task="edit", prompt=edit_instruction(scene, language, rng, atlas)[0])
     if task < _TASK_SHARES[2]:
@@ -57,7 +60,7 @@ def draw_text(rng: np.random.Generator, atlas: Atlas) -> Text:
 def corpus(rng: np.random.Generator, atlas: Atlas, count: int) -> Iterator[str]:
     """Yield pieces of `count` texts for training a tokenizer; Chinese and Japanese come word by word.
 
-    In one piece byte-pair encoding would learn whole phrases of them ("，粉" + "色地板"), and a model that never sees
+    In one piece byte-pair encoding would learn whole phrases ("，粉" + "色地板"), and a model that never sees
     a colour alone cannot put it together with a new noun.
     """
     for _ in range(count):
@@ -75,10 +78,12 @@ def words(text: str) -> list[str]:
 def _unspaced_words() -> re.Pattern[str]:
     chinese, japanese = phrases()["zh"], labels("ja")
     known = {word for concept in concepts().values() for word in (concept.chinese, concept.names["ja"])}
-    known |= {*chinese["colour"].values(), *chinese["style"].values(), *chinese["at"].values(), *chinese["ground"]}
+    for kind in ("colour", "style", "at"):
+        known |= set(chinese[kind].values())
+    known |= set(chinese["ground"])
     known |= {*japanese["colour"].values(), *japanese["on"].values(), *japanese["at"].values()}
     known |= {concept.measure for concept in concepts().values()}
-    known |= {"背景", "风格", "画风", "渐变", "一张", "图片", "纯色", "床の上", "スタイル", *_NUMERALS, *_MARKS}
+    known |= {*_FUNCTION_WORDS.split(), *_NUMERALS, *_MARKS}
     return re.compile("(" + "|".join(re.escape(word) for word in sorted(known, key=len, reverse=True)) + ")")
 
 

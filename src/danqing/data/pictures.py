@@ -16,7 +16,9 @@ _GLYPHS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 class PictureSource:
     """Draws scenes of the world, one random generator a batch."""
 
-    def __init__(self, atlas: Atlas, *, size: int = 128, fonts: tuple[Path, ...] = (), glyphs: str = "") -> None:
+    def __init__(
+        self, atlas: Atlas, *, size: int = 128, fonts: tuple[Path, ...] = (), glyphs: str = ""
+    ) -> None:
         """`fonts` are TrueType files that hold `glyphs`, further characters to overdraw (Chinese, say)."""
         self.atlas, self.size, self.fonts, self.glyphs = atlas, size, fonts, glyphs
 
@@ -27,7 +29,9 @@ class PictureSource:
     def held_out(self, count: int) -> list[np.ndarray]:
         """Return the first `count` held-out scenes, always the same ones."""
         rng = np.random.default_rng(0)
-        return [render(sample_scene(rng, self.atlas, "held_out"), self.atlas, self.size) for _ in range(count)]
+        return [
+            render(sample_scene(rng, self.atlas, "held_out"), self.atlas, self.size) for _ in range(count)
+        ]
 
     def _picture(self, rng: np.random.Generator) -> np.ndarray:
         picture = render(sample_scene(rng, self.atlas), self.atlas, self.size)

@@ -36,7 +36,7 @@ class Noised(NamedTuple):
 
 
 class Flow:
-    """Mean squared velocity error at noise levels drawn around `shift`; some prompts are dropped for guidance."""
+    """Mean squared error of the velocity; a share of the prompts is dropped, for guidance."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Flow:
         drop: float = 0.1,
         sample: Callable[[nn.Module, Path], None] | None = None,
     ) -> None:
-        """`shift` gives the noise shift at a step; `sample` draws a sheet of pictures with a model into a file."""
+        """`shift` is the noise shift at a step; `sample` draws a sheet of pictures with a model."""
         self.cache, self.batch_size, self.seed = cache, batch_size, seed
         self.shift, self.uniform, self.drop, self.sample = shift, uniform, drop, sample
         encoder = cache.encoder
@@ -77,7 +77,9 @@ class Flow:
         assert isinstance(model, MMDiT)
         device = next(model.parameters()).device
         tokens, noise, sigma = (part.to(device) for part in batch[:3])
-        velocity = self._velocity(model, interpolate(tokens, noise, sigma), sigma, batch.txt.to(device), batch.lengths)
+        velocity = self._velocity(
+            model, interpolate(tokens, noise, sigma), sigma, batch.txt.to(device), batch.lengths
+        )
         return F.mse_loss(velocity.float(), velocity_target(tokens, noise)), {}
 
     def flops(self, model: nn.Module, batch: Noised) -> float:
@@ -91,7 +93,7 @@ class Flow:
         return 3.0 * len(batch.tokens) * layers * (linears + attention + modulation)
 
     def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
-        """Return the error of the clean estimate on held-out scenes at fixed noise levels; draw a sample sheet."""
+        """Return the clean estimate's error on held-out scenes at fixed noise levels; draw a sheet."""
         assert isinstance(model, MMDiT)
         device = next(model.parameters()).device
         examples = self._held_out()
@@ -116,7 +118,11 @@ class Flow:
             self._evaluated = encoder.encode(scenes, [caption(scene, "en", rng) for scene in scenes])
         return self._evaluated
 
-    def _velocity(self, model: MMDiT, noised: Tensor, sigma: Tensor, txt: Tensor, lengths: list[int]) -> Tensor:
+    def _velocity(
+        self, model: MMDiT, noised: Tensor, sigma: Tensor, txt: Tensor, lengths: list[int]
+    ) -> Tensor:
         side = round(noised.shape[1] ** 0.5)
         with short_attention(noised.device):
-            return model(noised, txt, model.modulate(sigma), shapes=[GridShape(1, side, side)], lengths=lengths)
+            return model(
+                noised, txt, model.modulate(sigma), shapes=[GridShape(1, side, side)], lengths=lengths
+            )
