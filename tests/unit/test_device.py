@@ -1,5 +1,7 @@
 """Devices, precisions and memory."""
 
+import platform
+
 import pytest
 import torch
 
@@ -103,3 +105,7 @@ def test_cuda_memory_follows_an_allocation():
     after = memory_report(device)
     assert after.used - before.used >= block.numel() * 4
     assert after.available <= after.total == before.total
+
+
+def test_glibc_can_be_told_to_keep_freed_memory():
+    assert module.keep_freed_memory() == (platform.libc_ver()[0] == "glibc")

@@ -11,6 +11,7 @@ import click
 from danqing import __version__
 from danqing.cli.data import data
 from danqing.cli.doctor import doctor
+from danqing.cli.evaluate import evaluate
 from danqing.cli.generate import generate
 from danqing.cli.info import info
 from danqing.cli.train import train
@@ -63,14 +64,14 @@ def with_verb(arguments: Sequence[str], verbs: Sequence[str]) -> list[str]:
 @click.group(cls=Verbs, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="danqing %(version)s")
 def danqing() -> None:
-    """Draw pictures from text, and train the models that do.
+    """Draw pictures from text, and train and measure the models that do.
 
     Without a verb the words are a prompt: danqing "a red apple" is danqing generate "a red apple".
     """
     show()
 
 
-for verb in (generate, info, doctor, train, data):
+for verb in (generate, info, doctor, evaluate, train, data):
     danqing.add_command(verb)
 
 

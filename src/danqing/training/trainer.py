@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from danqing.device import keep_freed_memory
 from danqing.errors import DataError
 from danqing.training.config import TrainConfig, learning_rate_factor
 from danqing.training.metrics import RunLog
@@ -44,6 +45,8 @@ def train(
 
     Returns the averaged weights and the progress (steps, items, flops, seconds, finished).
     """
+    if torch.device(device).type == "cpu":
+        keep_freed_memory()
     model.to(device).train()
     folder = run_dir / stage
     log = RunLog(folder, stage=stage, total_steps=config.steps)

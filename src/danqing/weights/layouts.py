@@ -5,6 +5,7 @@ A checkpoint also says how it wants to be used: sizes, steps, guidance, limits. 
 """
 
 import dataclasses
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from danqing.models.vae import VAE, VAEConfig, fold, unfold
 from danqing.models.vlm import VLM, VLMConfig
 from danqing.sampling.schedule import ScheduleConfig
 from danqing.weights.build import build
-from danqing.weights.store import read_json, write_json, write_shards
+from danqing.weights.store import Shards, read_json, write_json, write_shards
 
 COMPONENTS = {
     "transformer": ("diffusers", "QwenImageTransformer2DModel"),
@@ -170,3 +171,15 @@ def write_folder(
         {"_class_name": "QwenImagePipeline", "_diffusers_version": "0.42.1"}
         | {name: list(owner) for name, owner in COMPONENTS.items()},
     )
+
+
+def write_released_copy(source: Folder, path: Path) -> None:
+    """Copy a checkpoint into `path` with its VAE in the released 5-D layout, which other libraries read."""
+    shutil.copytree(
+        source.path, path, ignore=shutil.ignore_patterns("__pycache__", "*.py"), dirs_exist_ok=True
+    )
+    config = config_from_json(VAEConfig, source.config("vae"), ignored=_STRAY)
+    shards = Shards.open(source.path / "vae")
+    state = {name: fold(name, tensor) for name, tensor in shards.read(shards.tensors)}
+    folded = {name: tensor for name, tensor in state.items() if tensor is not None}
+    write_shards(path / "vae", "diffusion_pytorch_model", unfold(config, folded))
