@@ -62,6 +62,11 @@ class MMDiTConfig:
         return self.num_attention_heads * self.attention_head_dim
 
 
+def is_modulation(name: str) -> bool:
+    """Tell whether a parameter serves the modulation alone: a third of the released weights."""
+    return name.startswith(("time_text_embed.", "norm_out.")) or ".img_mod." in name or ".txt_mod." in name
+
+
 class Modulation(NamedTuple):
     """What the noise level does to one normalised stream: x * (1 + scale) + shift, residual * gate."""
 
@@ -78,6 +83,10 @@ class ModulationTable(NamedTuple):
     txt: Float[Tensor, "rows layers six_dim"]
     out: Float[Tensor, "rows two_dim"]
     """Scale and shift of the last norm, in this order."""
+
+    def to(self, device: torch.device) -> "ModulationTable":
+        """Return the table on a device."""
+        return ModulationTable(*(part.to(device) for part in self))
 
     def at(self, step: int) -> "ModulationTable":
         """Return the single row of one step; it applies to every entry of a batch."""
@@ -142,8 +151,9 @@ class MMDiT(nn.Module):
         return rotation(txt, self.config.axes_dims_rope), rotation(img, self.config.axes_dims_rope)
 
     def modulate(self, sigma: Float[Tensor, " rows"], additional: int | None = None) -> ModulationTable:
-        """Return the modulation of every block for each noise level in (0, 1]."""
+        """Return the modulation of every block for each noise level in (0, 1], where its layers are."""
         dtype = self.img_in.weight.dtype
+        sigma = sigma.to(next(self.norm_out.parameters()).device)
         levels = [sigma, torch.zeros_like(sigma)] if self.config.zero_cond_t else [sigma]
         embedded = [F.silu(self.time_text_embed(level, dtype, additional)) for level in levels]
         blocks = [block for block in self.transformer_blocks if isinstance(block, Block)]
@@ -157,7 +167,9 @@ class MMDiT(nn.Module):
     def modulation_table(
         self, sigmas: Float[Tensor, " steps"], additional: int | None = None
     ) -> ModulationTable:
-        """Return the modulation of a whole schedule, computed once; afterwards its layers are not needed.
+        """Return the modulation of a whole schedule, computed once, where its layers are.
+
+        Sampling needs those layers (see `is_modulation`) for nothing else: they can stay in host memory.
 
         Rows are computed in groups of one fixed shape, so that a step's row is the same in every schedule.
         """

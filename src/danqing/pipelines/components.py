@@ -32,7 +32,8 @@ def load_components(folder: Folder, *, device: torch.device, dtype: torch.dtype)
     """Load everything that drawing from text needs."""
     return Components(
         info=folder.info(),
-        transformer=folder.transformer(device, dtype),
+        # The modulation of a schedule is computed once, so its layers need no room on the device.
+        transformer=folder.transformer(device, dtype, modulation=torch.device("cpu")),
         vae=folder.vae(device, dtype),
         vlm=folder.vlm(device, dtype),
         tokenizer=Tokenizer.load(folder.path / "tokenizer"),

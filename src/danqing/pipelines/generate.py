@@ -217,7 +217,7 @@ def _velocity(
 ) -> VelocityFn:
     model, dtype = components.transformer, components.dtype
     text = _text(jobs)
-    table = model.modulation_table(sigmas[:-1].to(components.device))
+    table = model.modulation_table(sigmas[:-1]).to(components.device)
 
     def velocity(latents: Float[Tensor, "batch seq dim"], index: int) -> Float[Tensor, "batch seq dim"]:
         copies = len(text.lengths) // len(jobs)  # both branches of guidance in one forward

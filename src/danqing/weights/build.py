@@ -19,16 +19,16 @@ def build(
     make: Callable[[], M],
     folder: Path,
     *,
-    device: torch.device,
+    device: torch.device | Callable[[str], torch.device],
     dtype: torch.dtype,
     adapt: Adapt | None = None,
     unused: tuple[str, ...] = (),
 ) -> M:
     """Return the module of `make` with the weights of the safetensors files in `folder`, ready to run.
 
-    `adapt` changes a stored tensor into the form the module keeps (None drops it); stored tensors whose name
-    starts with one of `unused` are left on disk. Raises CheckpointError naming the first missing, unexpected
-    or misshapen tensors, before anything large is read.
+    `device` may be a function of a parameter's name. `adapt` changes a stored tensor into the form the module
+    keeps (None drops it); stored tensors whose name starts with one of `unused` are left on disk. Raises
+    CheckpointError naming the first missing, unexpected or misshapen tensors, before anything large is read.
     """
     with torch.device("meta"):
         module = make()
@@ -41,10 +41,11 @@ def build(
         stored = _adapted_shapes(stored, adapt)
     _check(folder, wanted, stored)
     _check_types(folder, {name: shards.tensors[name].dtype for name in wanted})
+    place = device if callable(device) else lambda _: device
     for name, tensor in shards.read(wanted):
         value = tensor if adapt is None else adapt(name, tensor)
         assert value is not None  # checked above: the name is wanted
-        _assign(module, name, value.to(device=device, dtype=dtype).contiguous())
+        _assign(module, name, value.to(device=place(name), dtype=dtype).contiguous())
     return module.eval().requires_grad_(False)
 
 

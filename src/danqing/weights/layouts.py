@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from danqing.errors import CheckpointError, ConfigError
 from danqing.models.config import config_from_json, config_to_json
-from danqing.models.mmdit import MMDiT, MMDiTConfig
+from danqing.models.mmdit import MMDiT, MMDiTConfig, is_modulation
 from danqing.models.vae import VAE, VAEConfig, fold, unfold
 from danqing.models.vlm import VLM, VLMConfig
 from danqing.sampling.schedule import ScheduleConfig
@@ -100,10 +100,16 @@ class Folder:
         values = {key: value for key, value in found.items() if key in _SCHEDULER_KEYS}
         return config_from_json(ScheduleConfig, values)
 
-    def transformer(self, device: torch.device, dtype: torch.dtype) -> MMDiT:
-        """Build the denoiser."""
+    def transformer(
+        self, device: torch.device, dtype: torch.dtype, *, modulation: torch.device | None = None
+    ) -> MMDiT:
+        """Build the denoiser, its modulation layers on a device of their own if one is given."""
         config = config_from_json(MMDiTConfig, self.config("transformer"), ignored=_STRAY)
-        return build(lambda: MMDiT(config), self.path / "transformer", device=device, dtype=dtype)
+
+        def place(name: str) -> torch.device:
+            return modulation if modulation is not None and is_modulation(name) else device
+
+        return build(lambda: MMDiT(config), self.path / "transformer", device=place, dtype=dtype)
 
     def vae(self, device: torch.device, dtype: torch.dtype) -> VAE:
         """Build the autoencoder; 5-D kernels are folded to the 2-D ones a picture needs."""
