@@ -47,6 +47,7 @@ SIZE = 128  # pixels a side
 CROP = 64  # pixels a side of the autoencoder's training crops
 KL_WEIGHT = 3e-4
 LANGUAGES = {"en": 0.6, "zh": 0.3}  # of the captions the denoiser sees; the ten others share the rest
+SCENES = (0.70, 0.12, 0.18)  # one thing, several of a kind, two in a relation
 SHIFT, FINAL_SHIFT = 3.0, 1.5  # noise shift of training, and where it ends during the decay
 
 STAGES = {
@@ -56,7 +57,7 @@ STAGES = {
     ),
     "vae": TrainConfig(steps=7000, batch_size=8, learning_rate=1e-3, decay_fraction=0.4),
     "flow": TrainConfig(
-        steps=4000, batch_size=64, learning_rate=1.5e-3, warmup_steps=200, decay_fraction=0.25,
+        steps=3200, batch_size=64, learning_rate=2e-3, warmup_steps=200, decay_fraction=0.25,
         optimizer="muon",
         ema_decay=0.998, log_every=20, evaluate_every=400, save_every=200,
     ),
@@ -167,7 +168,13 @@ def train_flow(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | No
         return FINAL_SHIFT + (SHIFT - FINAL_SHIFT) * stable
 
     cache = ExampleCache(
-        encoder, run.run_dir / "examples", seed=config.seed, languages=LANGUAGES, shard_size=512, reuse=6
+        encoder,
+        run.run_dir / "examples",
+        seed=config.seed,
+        languages=LANGUAGES,
+        shares=SCENES,
+        shard_size=512,
+        reuse=6,
     )
     objective = Flow(cache, batch_size=config.batch_size, seed=config.seed, shift=shift, sample=sample)
     return _train(run, objective, model, config, "flow", deadline)

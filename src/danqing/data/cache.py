@@ -19,7 +19,7 @@ from danqing.conditioning.tokenizer import Tokenizer
 from danqing.data.atlas import Atlas
 from danqing.data.captions import caption
 from danqing.data.corpus import draw_language
-from danqing.data.world import Scene, render, sample_scene
+from danqing.data.world import KIND_SHARES, Scene, render, sample_scene
 from danqing.models.vae import VAE
 from danqing.models.vlm import VLM
 
@@ -80,11 +80,13 @@ class ExampleCache:
         *,
         seed: int,
         languages: Mapping[str, float],
+        shares: tuple[float, float, float] = KIND_SHARES,
         shard_size: int = 1024,
         window: int = 12,
         reuse: int = 4,
     ) -> None:
-        """`languages` are the shares of caption languages, see `draw_language`."""
+        """`languages` are the shares of caption languages, `shares` those of the kinds of scenes."""
+        self.shares = shares
         self.encoder, self.folder, self.seed, self.languages = encoder, folder, seed, languages
         self.shard_size, self.window, self.reuse = shard_size, window, reuse
         self._loaded: dict[int, Examples] = {}
@@ -119,7 +121,7 @@ class ExampleCache:
 
     def _make(self, number: int) -> None:
         rng = np.random.default_rng([self.seed, number])
-        scenes = [sample_scene(rng, self.encoder.atlas) for _ in range(self.shard_size)]
+        scenes = [sample_scene(rng, self.encoder.atlas, shares=self.shares) for _ in range(self.shard_size)]
         captions = [
             caption(scene, draw_language(rng, self.languages), rng, self.encoder.atlas) for scene in scenes
         ]

@@ -38,7 +38,8 @@ OPPOSITE: Final[dict[Relation, Relation]] = {
 HELD_OUT_SHARE: Final = 0.05
 
 _KINDS: Final[tuple[SceneKind, ...]] = ("single", "count", "pair")
-_KIND_SHARES: Final = (0.45, 0.65, 1.0)  # cumulative
+KIND_SHARES: Final = (0.45, 0.20, 0.35)
+"""How often a drawn scene shows one thing, several of a kind, two in a relation."""
 _BACKGROUNDS: Final[tuple[BackgroundKind, ...]] = ("solid", "gradient", "radial", "ground")
 _BACKGROUND_SHARES: Final = (0.35, 0.55, 0.75, 1.0)
 _DYED_SHARE: Final = 0.35  # of the things that can be dyed; a quarter of all things
@@ -168,8 +169,14 @@ def _rank(*parts: str) -> int:
     return int.from_bytes(hashlib.sha256("|".join(parts).encode()).digest()[:8], "big")
 
 
-def sample_scene(rng: np.random.Generator, atlas: Atlas, split: Split = "train") -> Scene:
-    """Draw a scene: 45 % one thing, 20 % two or three of the same, 35 % two things in a relation.
+def sample_scene(
+    rng: np.random.Generator,
+    atlas: Atlas,
+    split: Split = "train",
+    *,
+    shares: tuple[float, float, float] = KIND_SHARES,
+) -> Scene:
+    """Draw a scene: one thing, two or three of the same, or two things in a relation, as often as `shares`.
 
     With split "train" no held-out combination occurs; with "held_out" at least one does. The same generator
     state and atlas give the same scene.
@@ -177,7 +184,7 @@ def sample_scene(rng: np.random.Generator, atlas: Atlas, split: Split = "train")
     if split not in ("train", "held_out"):
         raise DataError(f"expected split 'train' or 'held_out', found {split!r}")
     while True:
-        scene = _draw(rng, atlas)
+        scene = _draw(rng, atlas, shares)
         if contains_held_out(scene) == (split == "held_out"):
             return scene
 
@@ -190,8 +197,8 @@ def draw_background(rng: np.random.Generator, colour: str, kind: BackgroundKind)
     return Background(colour, kind, paint(colour, rng), pale, round(0.52 + 0.12 * rng.random(), 4))
 
 
-def _draw(rng: np.random.Generator, atlas: Atlas) -> Scene:
-    kind = _KINDS[_pick(rng, _KIND_SHARES)]
+def _draw(rng: np.random.Generator, atlas: Atlas, shares: tuple[float, float, float]) -> Scene:
+    kind = _KINDS[_pick(rng, (shares[0], shares[0] + shares[1], 1.0))]
     ground = _BACKGROUNDS[_pick(rng, _BACKGROUND_SHARES)]
     colour = COLOURS[rng.integers(len(COLOURS))]
     style = atlas.styles[rng.integers(len(atlas.styles))]
