@@ -90,6 +90,7 @@ class ExampleCache:
         self.encoder, self.folder, self.seed, self.languages = encoder, folder, seed, languages
         self.shard_size, self.window, self.reuse = shard_size, window, reuse
         self._loaded: dict[int, Examples] = {}
+        self._first = 0  # number of the window's oldest shard
         folder.mkdir(parents=True, exist_ok=True)
 
     def draw(self, rng: np.random.Generator, items_before: int, count: int) -> tuple[Tensor, list[Tensor]]:
@@ -134,6 +135,7 @@ class ExampleCache:
         return self.folder / f"shard-{number:06d}.safetensors"
 
     def _retire(self, first: int) -> None:
-        for number in [number for number in self._loaded if number < first]:
-            del self._loaded[number]
+        for number in range(self._first, first):  # also what an earlier process left in the folder
+            self._loaded.pop(number, None)
             self._path(number).unlink(missing_ok=True)
+        self._first = first

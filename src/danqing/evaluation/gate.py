@@ -72,7 +72,7 @@ class GateReport:
     """The outcome of one measurement; `to_json` gives it to programs, `str` to readers."""
 
     settings: Mapping[str, Any]
-    """What drew the pictures: model, weights, size, steps, guidance, first seed."""
+    """What drew the pictures: model, weights, size, steps, guidance, seed."""
     score: Score
     ceiling: Score
     """True renders of the same scenes."""
@@ -110,7 +110,7 @@ def measure(
     atlas: Atlas | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> GateReport:
-    """Draw the first `count` held-out prompts, one picture each with seeds from `seed` on, and judge them.
+    """Draw the first `count` held-out prompts, one picture each, all with `seed`, and judge them.
 
     Into `out` go a PNG a prompt (those there already with the same parameters and weights are not drawn
     again), `sheet.png` with the first 24 pictures, and `report.json`. `progress` is told how many pictures
@@ -225,7 +225,7 @@ def _draw_all(
 ) -> tuple[list[Image.Image], list[float]]:
     pictures, seconds = [], []
     for index, prompt in enumerate(prompts):
-        wanted = replace(request, prompt=prompt.prompt, seed=(request.seed or 0) + index)
+        wanted = replace(request, prompt=prompt.prompt)
         mark = json.dumps({**settings, **asdict(wanted)}, sort_keys=True)
         path = None if out is None else out / f"{index:03d}-{_slug(prompt.prompt)}.png"
         picture = _find(path, mark)

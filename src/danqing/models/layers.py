@@ -25,6 +25,12 @@ class RMSNorm(nn.Module):
         return self.weight * wide.to(self.weight.dtype)
 
 
+def embedding(count: int, dim: int) -> nn.Embedding:
+    """Return an embedding table; on the meta device without its random fill, which takes two seconds there."""
+    values = torch.empty(count, dim)
+    return nn.Embedding.from_pretrained(values, freeze=False) if values.is_meta else nn.Embedding(count, dim)
+
+
 class SwiGLU(nn.Module):
     """Feed-forward layer whose hidden units are gated by a SiLU (Shazeer, 2020, eq. 6)."""
 

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from danqing.errors import ConfigError, RequestError
-from danqing.models.layers import RMSNorm
+from danqing.models.layers import RMSNorm, embedding
 from danqing.models.rope import GridShape, image_positions, rotate, rotation, text_positions
 
 _ROWS = (
@@ -187,7 +187,7 @@ class TimeEmbedding(nn.Module):
             {"linear_1": nn.Linear(256, dim), "linear_2": nn.Linear(dim, dim)}
         )
         if additional:
-            self.addition_t_embedding = nn.Embedding(2, dim)
+            self.addition_t_embedding = embedding(2, dim)
 
     def forward(self, sigma: Float[Tensor, " rows"], dtype: torch.dtype, additional: int | None) -> Tensor:
         """Return the embedding of each noise level; `additional` is the class of a layered release."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from danqing.errors import ConfigError, RequestError
-from danqing.models.layers import RMSNorm, SwiGLU, apply_rope
+from danqing.models.layers import RMSNorm, SwiGLU, apply_rope, embedding
 from danqing.models.vision import VisionTower
 from danqing.models.vlm_config import VLMConfig
 
@@ -206,7 +206,7 @@ class _Language(nn.Module):
     def __init__(self, config: VLMConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.dim)
+        self.embed_tokens = embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList(_Layer(config, index) for index in range(config.num_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
 
