@@ -1,0 +1,186 @@
+"""Encoded scenes in shards: each depends on its number alone, and a window of them moves along the run."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from danqing.conditioning.images import to_pixels
+from danqing.conditioning.text import encode_prompts
+from danqing.data.atlas import packaged_atlas
+from danqing.data.cache import ExampleCache, SceneEncoder
+from danqing.data.captions import caption
+from danqing.data.world import contains_held_out, render, sample_scene
+
+SIZE = 16
+LANGUAGES = {"en": 0.6, "zh": 0.3}
+
+
+class Recording:
+    """A scene encoder that remembers what it was given."""
+
+    def __init__(self, encoder: SceneEncoder) -> None:
+        self.encoder, self.atlas = encoder, encoder.atlas
+        self.scenes, self.captions = [], []
+
+    def encode(self, scenes, captions):
+        self.scenes += scenes
+        self.captions += captions
+        return self.encoder.encode(scenes, captions)
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny) -> SceneEncoder:
+    parts = tiny.components
+    return SceneEncoder(
+        atlas=packaged_atlas(), vae=parts.vae, vlm=parts.vlm, tokenizer=parts.tokenizer, size=SIZE
+    )
+
+
+@pytest.fixture
+def make(encoder, tmp_path):
+    """Make a cache in a folder: shards of four, two in the window, a new one after every eight draws."""
+
+    def cache(name="shards", **options):
+        options = {"seed": 0, "languages": LANGUAGES, "shard_size": 4, "window": 2, "reuse": 2} | options
+        return ExampleCache(options.pop("encoder", encoder), tmp_path / name, **options)
+
+    return cache
+
+
+def draw(cache, items_before, count=24, *, seed=0):
+    return cache.draw(np.random.default_rng(seed), items_before, count)
+
+
+def same(first, second):
+    return torch.equal(first.latents, second.latents) and torch.equal(first.txt, second.txt)
+
+
+def files(cache):
+    return sorted(path.name for path in cache.folder.iterdir())
+
+
+def name(number):
+    return f"shard-{number:06d}.safetensors"
+
+
+def scenes_and_captions(encoder, count):
+    rng = np.random.default_rng(0)
+    scenes = [sample_scene(rng, encoder.atlas) for _ in range(count)]
+    return scenes, [caption(scene, "en", rng, encoder.atlas) for scene in scenes]
+
+
+def test_text_is_encoded_as_for_drawing(encoder):
+    scenes, captions = scenes_and_captions(encoder, 3)
+    examples = encoder.encode(scenes, captions)
+    assert examples.offsets[-1] == len(examples.txt)
+    for index, text in enumerate(captions):
+        expected = encode_prompts(encoder.vlm, encoder.tokenizer, [text]).txt[0]
+        assert torch.equal(examples.text(index), expected.half())
+
+
+def test_pictures_are_encoded_by_the_autoencoder(encoder):
+    scenes, captions = scenes_and_captions(encoder, 34)  # more than are encoded together
+    examples = encoder.encode(scenes, captions)
+    pixels = to_pixels(np.stack([render(scene, encoder.atlas, SIZE) for scene in scenes]))
+    with torch.no_grad():
+        exact = encoder.vae.encode(pixels)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            parts = [encoder.vae.encode(part) for part in pixels.split(32)]
+    assert examples.latents.shape == (34, 16, SIZE // 8, SIZE // 8)
+    assert torch.equal(examples.latents, torch.cat(parts).half())
+    assert (examples.latents - exact).abs().mean() < 0.05 * exact.std()
+
+
+def test_a_shard_depends_on_its_number_alone(make):
+    alone, after_others = make("alone"), make("others", reuse=4)
+    draw(after_others, 0)
+    assert same(alone.shard(2), after_others.shard(2))
+    assert not same(alone.shard(2), alone.shard(1))
+    assert not same(alone.shard(2), make("seed", seed=1).shard(2))
+
+
+def test_a_deleted_shard_is_made_again(make):
+    cache = make()
+    first = cache.shard(1)
+    path = cache.folder / name(1)
+    before = path.read_bytes()
+    path.unlink()
+    assert same(make().shard(1), first)
+    assert path.read_bytes() == before
+
+
+def test_a_shard_in_the_folder_is_read(make, encoder):
+    make().shard(0)
+    recording = Recording(encoder)
+    make(encoder=recording).shard(0)
+    assert recording.scenes == []
+
+
+def test_files_are_half_precision_and_batches_single(make):
+    cache = make()
+    latents, texts = draw(cache, 0, 2)
+    stored = load_file(cache.folder / name(0))
+    assert (stored["latents"].dtype, stored["txt"].dtype) == (torch.float16, torch.float16)
+    assert {latents.dtype, *(text.dtype for text in texts)} == {torch.float32}
+    assert same(make().shard(0), cache.shard(0))
+    for row, text in zip(latents, texts, strict=True):
+        index = next(k for k in range(4) if torch.equal(stored["latents"][k].float(), row))
+        start, end = stored["offsets"][index : index + 2]
+        assert torch.equal(stored["txt"][start:end].float(), text)
+
+
+def test_no_scene_of_a_shard_is_held_out(make, encoder):
+    recording = Recording(encoder)
+    make(encoder=recording, shard_size=60).shard(0)
+    assert len(recording.scenes) == len(recording.captions) == 60
+    assert not any(contains_held_out(scene) for scene in recording.scenes)
+
+
+def test_captions_come_in_the_chosen_languages(make, encoder):
+    recording = Recording(encoder)
+    make(encoder=recording, languages={"zh": 1.0}, shard_size=20).shard(0)
+    assert all(any("\u4e00" <= sign <= "\u9fff" for sign in text) for text in recording.captions)
+
+
+def test_scenes_come_in_the_chosen_kinds(make, encoder):
+    recording = Recording(encoder)
+    make(encoder=recording, shares=(0.0, 0.0, 1.0), shard_size=20).shard(0)
+    assert {scene.kind for scene in recording.scenes} == {"pair"}
+
+
+def test_the_window_grows_and_then_moves(make):
+    cache = make()
+    windows = {}
+    for items_before in (0, 7, 8, 15, 16, 24):
+        draw(cache, items_before)
+        windows[items_before] = files(cache)
+    assert windows[0] == windows[7] == [name(0)]
+    assert windows[8] == windows[15] == [name(0), name(1)]
+    assert windows[16] == [name(1), name(2)]
+    assert windows[24] == [name(2), name(3)]
+
+
+def test_draws_come_from_the_window(make):
+    cache = make()
+    latents, _ = draw(cache, 24)
+    inside = [row for number in (2, 3) for row in cache.shard(number).latents.float()]
+    assert all(any(torch.equal(row, one) for one in inside) for row in latents)
+
+
+def test_shards_that_left_while_a_run_was_stopped_are_deleted(make):
+    draw(make(), 8)
+    resumed = make()
+    draw(resumed, 24)
+    assert files(resumed) == [name(2), name(3)]
+
+
+def test_a_draw_depends_on_the_generator_and_the_place_in_the_run(make):
+    fresh, used = make("fresh"), make("used")
+    draw(used, 0)
+    draw(used, 40, seed=9)
+    for items_before in (8, 24):
+        first, second = draw(fresh, items_before, 6), draw(used, items_before, 6)
+        assert torch.equal(first[0], second[0])
+        assert all(torch.equal(*pair) for pair in zip(first[1], second[1], strict=True))
+    assert not torch.equal(draw(fresh, 24, 6)[0], draw(fresh, 24, 6, seed=1)[0])

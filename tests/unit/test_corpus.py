@@ -1,0 +1,99 @@
+"""Texts for the language tower: all kinds and languages in their shares, cut between Chinese words."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from danqing.data.atlas import packaged_atlas
+from danqing.data.captions import caption, facts
+from danqing.data.concepts import LANGUAGES, concepts
+from danqing.data.corpus import corpus, draw_language, draw_text, ordered, words
+from danqing.data.phrases import phrases
+from danqing.data.world import RELATIONS, sample_scene
+
+
+@pytest.fixture(scope="module")
+def texts():
+    rng = np.random.default_rng(0)
+    return [draw_text(rng, packaged_atlas()) for _ in range(600)]
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("红色背景上有一个苹果。", ["红色", "背景", "上", "有", "一", "个", "苹果", "。"]),
+        ("粉色地板", ["粉色", "地板"]),
+        ("a red apple, on a blue table", ["a red apple, on a blue table"]),
+        ("manzana (azul)", ["manzana (azul)"]),
+        ("", []),
+    ],
+)
+def test_chinese_is_cut_between_words_and_other_writing_stays_whole(text, pieces):
+    assert words(text) == pieces
+
+
+def test_every_chinese_noun_and_colour_stands_alone():
+    rng, atlas = np.random.default_rng(1), packaged_atlas()
+    colours = phrases()["zh"]["colour"]
+    for _ in range(200):
+        scene = sample_scene(rng, atlas)
+        text = caption(scene, "zh", rng, atlas)
+        said = words(text)
+        assert "".join(said) == text
+        assert {concepts()[thing.concept].chinese for thing in scene.things} <= set(said), text
+        if colours[scene.background.colour] + "背景" in text:
+            assert colours[scene.background.colour] in said, text
+
+
+def test_a_corpus_is_its_texts_in_pieces(texts):
+    pieces = list(corpus(np.random.default_rng(0), packaged_atlas(), 50))
+    assert "".join(pieces) == "".join(text.prompt + text.answer for text in texts[:50])
+    assert len(pieces) > 100
+    assert all(pieces)
+
+
+def test_all_kinds_of_texts_appear_in_their_shares(texts):
+    kinds = Counter()
+    for text in texts:
+        sign = text.task == "generate" and text.labels is None
+        kinds["sign" if sign else text.task] += 1
+        assert text.prompt.strip()
+        assert bool(text.answer) == (text.task == "describe")
+        assert text.labels is None or text.task == "generate"
+    shares = [kinds[kind] / len(texts) for kind in ("generate", "edit", "describe", "sign")]
+    assert shares == pytest.approx([0.60, 0.18, 0.15, 0.07], abs=0.05)
+
+
+def test_languages_come_in_their_shares():
+    rng = np.random.default_rng(0)
+    drawn = Counter(draw_language(rng) for _ in range(4000))
+    assert set(drawn) == set(LANGUAGES)
+    expected = {"en": 0.40, "zh": 0.24}
+    shares = [drawn[language] / 4000 for language in LANGUAGES]
+    assert shares == pytest.approx([expected.get(language, 0.036) for language in LANGUAGES], abs=0.03)
+
+
+def test_the_shares_of_languages_can_be_chosen():
+    rng = np.random.default_rng(0)
+    assert {draw_language(rng, {"zh": 1.0}) for _ in range(50)} == {"zh"}
+    drawn = Counter(draw_language(rng, {"en": 0.5, "de": 0.5}) for _ in range(400))
+    assert set(drawn) == {"en", "de"}
+    assert drawn["en"] / 400 == pytest.approx(0.5, abs=0.1)
+
+
+def test_both_ways_of_saying_a_relation_have_the_same_labels():
+    rng, atlas = np.random.default_rng(0), packaged_atlas()
+    scenes = [sample_scene(rng, atlas) for _ in range(100)]
+    assert {scene.relation for scene in scenes} == {None, *RELATIONS}
+    for scene in scenes:
+        before = facts(scene, atlas)
+        after = ordered(before)
+        if scene.relation in ("right", "below"):
+            assert RELATIONS[after.relation] == {"right": "left", "below": "above"}[scene.relation]
+            assert after.concepts == before.concepts[::-1]
+            assert after.counts == before.counts[::-1]
+            assert after.colours == before.colours[::-1]
+            assert after.background == before.background
+        else:
+            assert after == before
