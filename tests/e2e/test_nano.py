@@ -19,7 +19,7 @@ def test_the_first_command_draws(cli, tmp_path):
     told = json.loads(done.lines[0])
     picture = Image.open(tmp_path / told["path"])
     assert picture.size == tuple(told["size"]) == (128, 128)
-    assert picture_parameters(picture)["prompt"] == PROMPT
+    assert json.loads(picture_parameters(picture)["danqing"])["prompt"] == PROMPT
     python = danqing.load("nano").generate(PROMPT, seed=7)
     assert np.array_equal(np.asarray(picture), np.asarray(python))
 

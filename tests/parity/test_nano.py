@@ -17,7 +17,7 @@ def reference(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("released") / "nano"
     write_released_copy(find_checkpoint("nano"), folder)
-    pipeline = QwenImagePipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = QwenImagePipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
