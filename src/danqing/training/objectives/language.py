@@ -91,8 +91,9 @@ class Language:
         per_fact = [
             F.cross_entropy(model.heads[name](last).float(), target.to(device), ignore_index=_UNKNOWN)
             for name, target in batch.facts.items()
+            if (target != _UNKNOWN).any()  # a small batch may hold no caption
         ]
-        meaning = torch.stack(per_fact).sum()
+        meaning = torch.stack(per_fact).sum() if per_fact else next_token.new_zeros(())
         return next_token + meaning, {"next_token": next_token.item(), "facts": meaning.item()}
 
     def flops(self, model: nn.Module, batch: Texts) -> float:

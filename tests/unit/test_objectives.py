@@ -1,0 +1,406 @@
+"""What training minimises: batches by step, losses that fall, targets that say what is meant."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from PIL import Image
+from torch.nn import functional as F
+
+from danqing.conditioning.images import to_pixels
+from danqing.conditioning.templates import DESCRIBE, EDIT_PLUS, GENERATE
+from danqing.conditioning.text import encode_prompts
+from danqing.data.atlas import packaged_atlas
+from danqing.data.cache import ExampleCache, SceneEncoder
+from danqing.data.captions import facts
+from danqing.data.colours import COLOURS
+from danqing.data.concepts import concepts
+from danqing.data.corpus import Text, draw_text, ordered
+from danqing.data.pictures import PictureSource
+from danqing.data.world import RELATIONS, Background, Scene, Thing
+from danqing.models.mmdit import MMDiT
+from danqing.models.vae import VAE
+from danqing.models.vlm import VLM
+from danqing.training.objectives.autoencoder import Autoencoding, convolution_flops, psnr
+from danqing.training.objectives.flow import Flow
+from danqing.training.objectives.language import Language, LanguageTrainee, fact_classes
+from tests.tiny import AUTOENCODER, TRANSFORMER, randomized
+
+APPLE, DOG = "1F34E", "1F415"
+UNKNOWN = -100
+
+
+def same_batch(first, second):
+    return all(
+        torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+        for one, other in zip(first, second, strict=True)
+    )
+
+
+def learn(objective, model, batches):
+    """Take one AdamW step a batch."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    for batch in batches:
+        optimizer.zero_grad()
+        objective.loss(model, batch)[0].backward()
+        optimizer.step()
+
+
+# the denoiser
+
+
+@pytest.fixture(scope="module")
+def cache(tiny, tmp_path_factory):
+    """One shard of eight scenes, for as long as these tests draw."""
+    parts = tiny.components
+    encoder = SceneEncoder(
+        atlas=packaged_atlas(), vae=parts.vae, vlm=parts.vlm, tokenizer=parts.tokenizer, size=32
+    )
+    folder = tmp_path_factory.mktemp("examples")
+    return ExampleCache(encoder, folder, seed=0, languages={"en": 0.6, "zh": 0.3}, shard_size=8, reuse=10_000)
+
+
+def flow(cache, **options):
+    return Flow(cache, **{"batch_size": 4, "seed": 0, "shift": lambda step: 3.0} | options)
+
+
+def denoiser():
+    return randomized(MMDiT(TRANSFORMER), 1).requires_grad_(True)
+
+
+def test_flow_batches_depend_on_the_step_alone(cache):
+    first, second = flow(cache), flow(cache)
+    second.batch(5)
+    assert same_batch(first.batch(3), second.batch(3))
+    assert not same_batch(first.batch(3), first.batch(4))
+    assert not same_batch(first.batch(3), flow(cache, seed=1).batch(3))
+
+
+def test_a_flow_batch_holds_packed_scenes_and_padded_text(cache):
+    batch = flow(cache).batch(0)
+    assert batch.tokens.shape == batch.noise.shape == (4, 4, 64)
+    assert batch.sigma.shape == (4,)
+    assert ((batch.sigma > 0) & (batch.sigma < 1)).all()
+    assert batch.txt.shape == (4, max(batch.lengths), 32)
+    for row, length in zip(batch.txt, batch.lengths, strict=True):
+        assert row[:length].abs().sum(-1).gt(0).all()
+        assert not row[length:].any()
+
+
+def test_the_shift_is_that_of_the_step(cache):
+    objective = flow(cache, shift=lambda step: 1e6 if step else 1e-6)
+    assert objective.batch(0).sigma.max() < 0.1
+    assert objective.batch(1).sigma.min() > 0.9
+
+
+def test_dropped_prompts_are_the_empty_prompt(cache):
+    parts = cache.encoder
+    empty = encode_prompts(parts.vlm, parts.tokenizer, [" "]).txt[0]
+    dropped = flow(cache, drop=1.0).batch(0)
+    assert dropped.lengths == [len(empty)] * 4
+    assert all(torch.equal(row, empty) for row in dropped.txt)
+    kept = flow(cache, drop=0.0).batch(0)
+    assert not any(length == len(empty) and torch.equal(row[:length], empty) for row, length in rows(kept))
+    many = flow(cache, batch_size=400, drop=0.25).batch(0)
+    share = np.mean([length == len(empty) and torch.equal(row[:length], empty) for row, length in rows(many)])
+    assert share == pytest.approx(0.25, abs=0.06)
+
+
+def rows(batch):
+    return zip(batch.txt, batch.lengths, strict=True)
+
+
+def test_the_flow_loss_falls(cache):
+    objective, model = flow(cache), denoiser()
+    measured = [objective.batch(step) for step in range(100, 104)]
+
+    def error():
+        with torch.no_grad():
+            return sum(objective.loss(model, batch)[0].item() for batch in measured)
+
+    before = error()
+    learn(objective, model, [objective.batch(step) for step in range(30)])
+    assert error() < 0.9 * before
+
+
+def test_padding_is_not_read(cache):
+    objective, model = flow(cache), denoiser()
+    batch = objective.batch(0)
+    padded = batch._replace(txt=F.pad(batch.txt, (0, 0, 0, 5), value=7.0))
+    loss, numbers = objective.loss(model, padded)
+    assert loss.item() == pytest.approx(objective.loss(model, batch)[0].item(), rel=1e-5)
+    assert numbers == {}
+
+
+def test_the_error_is_taken_at_fixed_noise_levels(cache, tmp_path):
+    drawn = []
+    objective = flow(cache, sample=lambda model, path: drawn.append(path))
+    model = denoiser().eval()
+    with torch.no_grad():
+        first = objective.evaluate(model, tmp_path, 7)
+        again = objective.evaluate(model, tmp_path, 8)
+        model.proj_out.weight.zero_()
+        model.proj_out.bias.zero_()
+        still = objective.evaluate(model, tmp_path, 9)
+    assert first == again
+    assert list(first) == ["error_0.3", "error_0.6", "error_0.9", "error_1.0"]
+    assert [path.name for path in drawn] == [f"sheet-000000{step}.png" for step in (7, 8, 9)]
+    # without any velocity the clean estimate is the noised picture: sigma times (noise - latents) off
+    for level in (0.3, 0.6, 0.9):
+        assert still[f"error_{level}"] == pytest.approx(level**2 * still["error_1.0"], rel=1e-4)
+
+
+def test_another_process_evaluates_on_the_same_scenes(cache, tmp_path):
+    model = denoiser().eval()
+    with torch.no_grad():
+        first, second = (flow(cache, seed=seed).evaluate(model, tmp_path, 0) for seed in (0, 1))
+    assert first == second
+
+
+def test_flow_operations_are_proportional_to_the_batch(cache):
+    objective, model = flow(cache), denoiser()
+    one = objective.batch(0)
+    two = one._replace(tokens=torch.cat([one.tokens, one.tokens]))
+    assert objective.flops(model, two) == 2 * objective.flops(model, one) > 0
+
+
+# the language tower
+
+
+@pytest.fixture(scope="module")
+def language(tiny):
+    return Language(packaged_atlas(), tiny.components.tokenizer, batch_size=6, seed=0)
+
+
+@pytest.fixture
+def trainee(tiny):
+    torch.manual_seed(0)
+    vlm = randomized(VLM(tiny.components.vlm.config, vision=False), 3).requires_grad_(True)
+    return LanguageTrainee(vlm)
+
+
+def texts_of(language, step):
+    """Return the texts that the batch of a step is made of."""
+    rng = np.random.default_rng([language.seed, step])
+    return [draw_text(rng, language.atlas) for _ in range(language.batch_size)]
+
+
+def test_language_batches_depend_on_the_step_alone(language, tiny):
+    other = Language(packaged_atlas(), tiny.components.tokenizer, batch_size=6, seed=0)
+    other.batch(5)
+    first, second = language.batch(3), other.batch(3)
+    assert same_batch(first[:3], second[:3])
+    assert all(torch.equal(first.facts[name], second.facts[name]) for name in fact_classes())
+    assert not same_batch(first[:3], language.batch(4)[:3])
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_targets_are_the_next_tokens_after_the_template(language, step):
+    batch, tokenizer = language.batch(step), language.tokenizer
+    templates = {"generate": GENERATE, "edit": EDIT_PLUS, "describe": DESCRIBE}
+    for index, text in enumerate(texts_of(language, step)):
+        template, end = templates[text.task], int(batch.ends[index])
+        tokens, targets = batch.token_ids[index], batch.targets[index]
+        said = tokenizer.decode(tokens[: end + 1].tolist(), skip_special=False)
+        expected = template.fill(text.prompt, num_pictures=int(text.task == "edit"))
+        assert said == expected + (text.answer + "<|im_end|>" if text.answer else "")
+        first = max(template.drop, 1)  # the first token to be said; what is in front of it never changes
+        assert (targets[: first - 1] == UNKNOWN).all()
+        assert torch.equal(targets[first - 1 : end], tokens[first : end + 1])
+        assert (targets[end:] == UNKNOWN).all()
+        assert (tokens[end + 1 :] == tokenizer.pad).all()
+
+
+def test_a_dropped_prefix_is_the_template_in_front_of_the_prompt(language):
+    for template in (GENERATE, EDIT_PLUS):
+        ids = language.tokenizer.encode(template.fill("苹果"))
+        prefix = language.tokenizer.decode(ids[: template.drop], skip_special=False)
+        assert prefix == template.text.partition("{}")[0]
+
+
+def thing(code, colour=None):
+    return Thing(code, "flat", colour, 0.4, 0.5, 0.5)
+
+
+def scene(kind, relation, *things, background="orange"):
+    return Scene(things, Background.plain(background), kind, relation)
+
+
+def targets(language, *scenes):
+    """Return the fact targets of texts about scenes."""
+    texts = [Text(task="generate", prompt="?", labels=ordered(facts(one))) for one in scenes]
+    return {name: column.tolist() for name, column in language._collate(texts).facts.items()}
+
+
+def test_facts_of_scenes(language):
+    codes = list(concepts())
+    apple, dog, orange, green = codes.index(APPLE), codes.index(DOG), *map(COLOURS.index, ("orange", "green"))
+    one = scene("single", None, thing(APPLE, "green"), background="black")
+    three = scene("count", None, *[thing(DOG)] * 3)
+    two = scene("pair", "above", thing(APPLE, "green"), thing(DOG))
+    nothing, no_colour, no_relation = len(codes), len(COLOURS), len(RELATIONS)
+    assert targets(language, one, three, two) == {
+        "first": [apple, dog, apple],
+        "second": [nothing, nothing, dog],
+        "count": [1, 3, 1],
+        "first_colour": [green, no_colour, green],
+        "second_colour": [no_colour, no_colour, no_colour],
+        "background": [COLOURS.index("black"), orange, orange],
+        "relation": [no_relation, no_relation, RELATIONS.index("above")],
+    }
+
+
+@pytest.mark.parametrize(("relation", "inverse"), [("left", "right"), ("above", "below")])
+def test_the_left_or_upper_thing_comes_first(language, relation, inverse):
+    apple, dog = thing(APPLE, "green"), thing(DOG)
+    found = targets(language, scene("pair", relation, apple, dog), scene("pair", inverse, dog, apple))
+    assert all(first == second for first, second in found.values())
+    assert found["first"][0] == list(concepts()).index(APPLE)
+    assert found["relation"][0] == RELATIONS.index(relation)
+
+
+def test_texts_without_labels_have_no_facts(language):
+    text = Text(task="edit", prompt="remove the dog")
+    assert {column.item() for column in language._collate([text]).facts.values()} == {UNKNOWN}
+
+
+def test_heads_have_the_classes_of_their_facts(language, trainee):
+    classes = fact_classes()
+    assert {name: head.out_features for name, head in trainee.heads.items()} == classes
+    assert classes == {
+        "first": 300,
+        "second": 301,
+        "count": 10,
+        "first_colour": 12,
+        "second_colour": 12,
+        "background": 11,
+        "relation": 5,
+    }
+    for step in range(3):
+        for name, column in language.batch(step).facts.items():
+            known = column[column != UNKNOWN]
+            assert ((known >= 0) & (known < classes[name])).all()
+
+
+def test_the_language_loss_falls(language, trainee):
+    batch = language.batch(0)
+    loss, before = language.loss(trainee, batch)
+    assert loss.item() == pytest.approx(before["next_token"] + before["facts"], rel=1e-5)
+    learn(language, trainee, [batch] * 8)
+    _, after = language.loss(trainee, batch)
+    assert after["next_token"] < 0.9 * before["next_token"]
+    assert after["facts"] < 0.9 * before["facts"]
+
+
+def test_a_batch_without_captions_has_a_loss(language, trainee):
+    batch = language._collate([Text(task="edit", prompt="remove the dog")])
+    loss, numbers = language.loss(trainee, batch)
+    loss.backward()
+    assert numbers["facts"] == 0
+    assert loss.item() == pytest.approx(numbers["next_token"])
+    assert all(p.grad.isfinite().all() for p in trainee.parameters() if p.grad is not None)
+
+
+def test_facts_are_read_from_held_out_captions(language, trainee, tmp_path):
+    with torch.no_grad():
+        scores = language.evaluate(trainee.eval(), tmp_path, 0)
+    groups, read = ("en", "zh", "other"), ("first", "second", "count", "relation")
+    assert set(scores) == {f"{group}_{name}" for group in groups for name in read}
+    assert all(0 <= score <= 1 for score in scores.values())
+
+
+def test_language_operations_are_proportional_to_the_tokens(language, trainee):
+    batch = language.batch(0)
+    twice = batch._replace(token_ids=torch.cat([batch.token_ids, batch.token_ids]))
+    assert language.flops(trainee, twice) == 2 * language.flops(trainee, batch) > 0
+
+
+# the autoencoder
+
+
+def autoencoding(**options):
+    source = PictureSource(packaged_atlas(), size=24)
+    return Autoencoding(source, AUTOENCODER, **{"batch_size": 3, "crop": 16, "seed": 0} | options)
+
+
+def autoencoder():
+    return randomized(VAE(AUTOENCODER), 2).requires_grad_(True)
+
+
+def test_crops_are_inside_their_pictures():
+    objective = autoencoding(batch_size=6)
+    crops = ((objective.batch(3).pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    pictures = objective.source.pictures(np.random.default_rng([0, 3]), 6)
+    corners = set()
+    for picture, crop in zip(pictures, crops, strict=True):
+        windows = sliding_window_view(picture, (16, 16, 3))[:, :, 0]
+        found = np.argwhere((windows == crop).all((2, 3, 4)))
+        assert len(found)
+        corners.add(tuple(found[0]))
+    assert len(corners) > 1
+
+
+def test_a_crop_can_be_the_whole_picture():
+    objective = autoencoding(crop=24)
+    pictures = objective.source.pictures(np.random.default_rng([0, 1]), 3)
+    assert torch.equal(objective.batch(1).pixels, to_pixels(np.stack(pictures)))
+    assert objective.batch(1).noise.shape == (3, 16, 3, 3)
+
+
+def test_autoencoder_batches_depend_on_the_step_alone():
+    first, second = autoencoding(), autoencoding()
+    second.batch(5)
+    assert same_batch(first.batch(3), second.batch(3))
+    assert not same_batch(first.batch(3), first.batch(4))
+    assert not same_batch(first.batch(3), autoencoding(seed=1).batch(3))
+
+
+def test_the_autoencoder_loss_falls():
+    objective, model = autoencoding(), autoencoder()
+    batch = objective.batch(0)
+    before = objective.loss(model, batch)[0].item()
+    learn(objective, model, [batch] * 15)
+    assert objective.loss(model, batch)[0].item() < 0.9 * before
+
+
+def test_the_weight_of_the_divergence():
+    model = autoencoder()
+    batch = autoencoding().batch(0)
+    with torch.no_grad():
+        free, numbers = autoencoding(kl_weight=0.0).loss(model, batch)
+        weighted, _ = autoencoding(kl_weight=2.0).loss(model, batch)
+    assert numbers["kl"] > 0
+    assert (weighted - free).item() == pytest.approx(2 * numbers["kl"], rel=1e-3)
+
+
+@pytest.mark.parametrize(("squared_error", "expected"), [(4.0, 0.0), (0.04, 20.0), (4e-4, 40.0)])
+def test_psnr(squared_error, expected):
+    assert psnr(torch.tensor(squared_error)) == pytest.approx(expected)
+
+
+def test_evaluation_writes_a_sheet_of_held_out_scenes(tmp_path):
+    source = PictureSource(packaged_atlas(), size=16)
+    objective = Autoencoding(source, AUTOENCODER, batch_size=1, crop=16, seed=0)
+    model = autoencoder().eval()
+    with torch.no_grad():
+        numbers = objective.evaluate(model, tmp_path, 12)
+        pixels = to_pixels(np.stack(source.held_out(64)))
+        errors = (model.decode(model.encode(pixels)) - pixels).square().mean((1, 2, 3))
+    assert numbers == {"held_out_psnr": pytest.approx(np.mean([psnr(error) for error in errors]), rel=1e-3)}
+    with Image.open(tmp_path / "sheet-0000012.png") as page:
+        assert page.size == (8 * 18 - 2, 4 * 18 - 2)
+        first = np.asarray(page)[:16, :16]
+    assert np.array_equal(first, source.held_out(1)[0])
+
+
+def test_autoencoder_operations_grow_with_the_area_and_the_batch():
+    model = autoencoder()
+    assert convolution_flops(model, 32) == 4 * convolution_flops(model, 16) > 0
+    wide = replace(AUTOENCODER, base_dim=8)
+    assert convolution_flops(VAE(wide), 16) > 2 * convolution_flops(model, 16)
+    one, three = autoencoding(batch_size=1), autoencoding(batch_size=3)
+    assert one.flops(model, one.batch(0)) == 3 * convolution_flops(model, 16)
+    assert three.flops(model, three.batch(0)) == 3 * one.flops(model, one.batch(0))
+    assert not any(module._forward_hooks for module in model.modules())
