@@ -129,7 +129,8 @@ def train_vae(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | Non
     """Train the autoencoder, then measure the latents it makes."""
     torch.manual_seed(config.seed)
     fonts = tuple(sorted((run.run_dir / "fonts").glob("*.ttf")))
-    source = PictureSource(atlas, fonts=fonts, glyphs="".join(map(chr, range(0x4E00, 0x9FA6))))
+    glyphs = "".join(map(chr, range(0x4E00, 0x9FA6)))
+    source = PictureSource(atlas, size=SIZE, fonts=fonts, glyphs=glyphs)
     objective = Autoencoding(
         source, AUTOENCODER, batch_size=config.batch_size, crop=CROP, seed=config.seed, kl_weight=KL_WEIGHT
     )
@@ -161,10 +162,10 @@ def train_flow(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | No
         pictures = [one.image for progress in drawn for one in progress.drawn]
         sheet(to_pixels(np.stack([np.asarray(picture) for picture in pictures])), columns=8).save(path)
 
+    decay = dataclasses.replace(config, warmup_steps=0)
+
     def shift(step: int) -> float:
-        stable = (learning_rate_factor(config, max(step, config.warmup_steps)) - config.final_fraction) / (
-            1 - config.final_fraction
-        )
+        stable = (learning_rate_factor(decay, step) - config.final_fraction) / (1 - config.final_fraction)
         return FINAL_SHIFT + (SHIFT - FINAL_SHIFT) * stable
 
     cache = ExampleCache(
