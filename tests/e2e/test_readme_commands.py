@@ -1,0 +1,139 @@
+"""Every command and every piece of Python in README.md runs as it stands there, or as this table says."""
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Done
+from tests.e2e.test_recipe_nano import smaller_recipe
+from tests.guards.files import ROOT, SOURCE
+
+README = (ROOT / "README.md").read_text()
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\S)+""")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """How a command is run here."""
+
+    instead: tuple[tuple[str, str], ...] = ()
+    """Words of the command, and what stands in their place."""
+    more: tuple[str, ...] = ()
+    """Arguments added at the end."""
+    mistake: str = ""
+    """Part of the one line it ends with; empty where it succeeds."""
+    makes: tuple[str, ...] = ()
+    """Files and folders that are there afterwards."""
+
+
+AS_IT_IS = Run()
+BANANAS = tuple(f"danqing-{6 + k}-two-bananas-on-a-green-background-{k}.png" for k in (1, 2, 3, 4))
+SMALL = Run(instead=(("1328x1328", "256x256"), ("50", "2")))  # the weights are a tiny random model's
+UP_TO_THE_NETWORK = Run(mistake="--overwrite")  # the atlas is there: it ends after all flags were checked
+STOPPED = Run(more=("--max-seconds", "0", "--device", "cpu"), makes=("runs/nano/tokenizer",))
+COMMANDS = {
+    'danqing "two bananas on a green background" -n 4 --seed 7': Run(makes=BANANAS),
+    'danqing generate "一只熊猫，黄色背景" -o panda.png': Run(makes=("panda.png",)),
+    "danqing generate --batch prompts.jsonl -o pictures --json": Run(
+        makes=("pictures/0001-a-red-apple.png", "pictures/dog.png")
+    ),
+    "danqing info panda.png": AS_IT_IS,
+    "danqing doctor": AS_IT_IS,
+    "danqing generate \"a coffee shop sign that says 'Open'\" --model path/to/Qwen-Image --size 1328x1328 "
+    "--steps 50 --guidance 4": SMALL,
+    "danqing info path/to/Qwen-Image": AS_IT_IS,
+    "danqing data build -o atlas.safetensors": UP_TO_THE_NETWORK,
+    "danqing train recipes/nano.py --run-dir runs/nano --atlas atlas.safetensors": STOPPED,
+}
+PROMPTS = [{"prompt": "a red apple", "seed": 1}, {"prompt": "a dog", "seed": 2, "output": "dog.png"}]
+
+
+def commands(text: str) -> list[str]:
+    """Return what follows `$ ` in a console block, without comments; a backslash joins lines."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [_without_comment(line[2:]) for line in lines if line.startswith("$ ")]
+
+
+def _without_comment(line: str) -> str:
+    words = takewhile(lambda word: not word.startswith("#"), WORD.findall(line))
+    return " ".join(words)
+
+
+BLOCKS = [commands(body) for language, body in BLOCK.findall(README) if language == "console"]
+BLOCKS = [
+    block for block in BLOCKS if block
+]  # the marked commands have no prompt; guards and .ci/run know them
+PYTHON = "\n".join(body for language, body in BLOCK.findall(README) if language == "python")
+
+
+def test_every_command_is_known_and_every_known_one_is_there():
+    assert [command for block in BLOCKS for command in block] == list(COMMANDS)
+
+
+@pytest.fixture
+def place(tmp_path, tiny_folder) -> Path:
+    """A folder with what the commands of README take for granted."""
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in PROMPTS))
+    shutil.copytree(
+        tiny_folder, tmp_path / "path" / "to" / "Qwen-Image", ignore=shutil.ignore_patterns("danqing.json")
+    )
+    shutil.copy(SOURCE / "data" / "sprites.safetensors", tmp_path / "atlas.safetensors")
+    smaller_recipe(tmp_path / "recipes")
+    return tmp_path
+
+
+def execute(cli: Callable[..., Done], command: str) -> None:
+    """Run a command of README and check how it ends."""
+    program, *words = shlex.split(command)
+    assert program == "danqing"
+    known = COMMANDS[command]
+    for old, new in known.instead:
+        words[words.index(old)] = new
+    done = cli(*words, *known.more)
+    if known.mistake:
+        assert done.is_mistake(known.mistake), done.err
+    else:
+        assert done.code == 0, done.err
+    assert [name for name in known.makes if not Path(name).exists()] == []
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block[0][:40])
+def test_commands(cli, place, block):
+    for command in block:
+        execute(cli, command)
+
+
+def test_building_data_says_what_it_needs(cli):
+    done = cli("data", "build", "--help")
+    assert done.code == 0
+    assert "npm" in done.out
+
+
+def test_python(place, monkeypatch):
+    monkeypatch.chdir(place)
+    exec(compile(PYTHON, "README.md", "exec"), {"__name__": "readme"})
+    saved = re.findall(r"\.save\(\"([^\"]+)\"\)", PYTHON)
+    assert saved
+    assert all(Path(name).is_file() for name in saved)
+
+
+@pytest.mark.parametrize(
+    ("line", "command"),
+    [
+        ('$ danqing "a cat"      # draws', 'danqing "a cat"'),
+        ('$ danqing "a #1 cat" # draws "it"', 'danqing "a #1 cat"'),
+        ("$ danqing generate 'a # cat'", "danqing generate 'a # cat'"),
+        ("$ danqing info a#b.png", "danqing info a#b.png"),
+        ("$ danqing generate cat \\\n    --steps 2  # two", "danqing generate cat --steps 2"),
+    ],
+)
+def test_comments_are_cut(line, command):
+    assert commands(f"output\n{line}\nmore output") == [command]
