@@ -57,7 +57,7 @@ STAGES = {
     ),
     "vae": TrainConfig(steps=7000, batch_size=8, learning_rate=1e-3, decay_fraction=0.4),
     "flow": TrainConfig(
-        steps=3200, batch_size=64, learning_rate=2e-3, warmup_steps=200, decay_fraction=0.25,
+        steps=3000, batch_size=64, learning_rate=2e-3, warmup_steps=200, decay_fraction=0.25,
         optimizer="muon",
         ema_decay=0.998, log_every=20, evaluate_every=400, save_every=200,
     ),

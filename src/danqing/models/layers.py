@@ -26,7 +26,7 @@ class RMSNorm(nn.Module):
 
 
 def embedding(count: int, dim: int) -> nn.Embedding:
-    """Return an embedding table; on the meta device without its random fill, which takes two seconds there."""
+    """Return an embedding table, on the meta device without its random fill: that takes two seconds there."""
     values = torch.empty(count, dim)
     return nn.Embedding.from_pretrained(values, freeze=False) if values.is_meta else nn.Embedding(count, dim)
 
