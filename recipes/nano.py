@@ -24,6 +24,7 @@ from danqing.data.cache import ExampleCache, SceneEncoder
 from danqing.data.corpus import corpus
 from danqing.data.pictures import PictureSource
 from danqing.data.world import held_out_prompts
+from danqing.errors import ConfigError
 from danqing.models.mmdit import MMDiT, MMDiTConfig
 from danqing.models.vae import VAE, VAEConfig
 from danqing.models.vision import VisionConfig
@@ -103,6 +104,8 @@ def train(run: Run) -> None:
         "flow": lambda: train_flow(run, atlas, stages["flow"], deadline),
         "export": lambda: export(run, atlas, stages, run.run_dir / "nano"),
     }
+    if unknown := set(run.stages) - set(steps):
+        raise ConfigError(f"--stage: expected some of {', '.join(steps)}, found {sorted(unknown)[0]!r}")
     for name, work in steps.items():
         if (not run.stages or name in run.stages) and work() is False:
             return  # the time is up: later stages need this one finished

@@ -129,3 +129,8 @@ def test_no_time_makes_the_tokenizer_and_stops(train, tmp_path):
     train("run", "--max-seconds", 0)
     assert steps(tmp_path / "run" / "language") == 0
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["language", "tokenizer"]
+
+
+def test_an_unknown_stage_is_a_mistake(cli):
+    done = cli("train", ROOT / "recipes" / "nano.py", "--run-dir", "run", "--stage", "flwo")
+    assert done.is_mistake("--stage: expected some of tokenizer, language, vae, flow, export, found 'flwo'")
