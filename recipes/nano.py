@@ -2,9 +2,12 @@
 
     danqing train recipes/nano.py --run-dir runs/nano --atlas atlas.safetensors
 
+    danqing train recipes/nano.py --run-dir runs/more --atlas atlas.safetensors --init nano
+
 Every stage resumes where it stopped; a finished stage is skipped. Settings are changed with
 `--set flow.steps=20000`; `--stage flow --stage export` runs chosen stages only. Fonts (TrueType) in
-`RUN_DIR/fonts` add Chinese characters to what the autoencoder sees.
+`RUN_DIR/fonts` add Chinese characters to what the autoencoder sees. With `--init` the denoiser goes on from a
+checkpoint whose other parts are taken as they are.
 """
 
 import dataclasses
@@ -25,6 +28,7 @@ from danqing.data.corpus import corpus
 from danqing.data.pictures import PictureSource
 from danqing.data.world import held_out_prompts
 from danqing.errors import ConfigError
+from danqing.model import find_checkpoint
 from danqing.models.mmdit import MMDiT, MMDiTConfig
 from danqing.models.vae import VAE, VAEConfig
 from danqing.models.vision import VisionConfig
@@ -104,6 +108,8 @@ def train(run: Run) -> None:
         "flow": lambda: train_flow(run, atlas, stages["flow"], deadline),
         "export": lambda: export(run, atlas, stages, run.run_dir / "nano"),
     }
+    if run.init is not None:
+        steps = {name: steps[name] for name in ("flow", "export")}
     if unknown := set(run.stages) - set(steps):
         raise ConfigError(f"--stage: expected some of {', '.join(steps)}, found {sorted(unknown)[0]!r}")
     for name, work in steps.items():
@@ -153,6 +159,9 @@ def train_flow(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | No
     torch.manual_seed(config.seed)
     model = MMDiT(DENOISER)
     initialise(model)
+    if run.init is not None:
+        trained = find_checkpoint(run.init).transformer(torch.device("cpu"), torch.float32)
+        model.load_state_dict(trained.state_dict())
     parts = frozen_parts(run)
     encoder = SceneEncoder(atlas=atlas, vae=parts[0], vlm=parts[1], tokenizer=parts[2], size=SIZE)
     prompts = [item.prompt for item in held_out_prompts(16, atlas)]
@@ -187,10 +196,12 @@ def train_flow(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | No
 def export(run: Run, atlas: Atlas, stages: dict[str, TrainConfig], path: Path) -> None:
     """Write the checkpoint folder with the averaged weights, fp16, and what its making took."""
     vae, vlm, tokenizer = frozen_parts(run)
-    whole = VLM(vlm.config)
-    torch.manual_seed(0)
-    whole.init_weights(torch.Generator().manual_seed(0))  # the vision tower is trained for editing, later
-    whole.load_state_dict(vlm.state_dict(), strict=False)
+    if run.init is not None:
+        whole = find_checkpoint(run.init).vlm(run.device, torch.float32, vision=True)
+    else:
+        whole = VLM(vlm.config)
+        whole.init_weights(torch.Generator().manual_seed(0))  # the vision tower is trained for editing, later
+        whole.load_state_dict(vlm.state_dict(), strict=False)
     write_folder(
         path,
         transformer=(DENOISER, load_average(run.run_dir / "flow")),
@@ -202,12 +213,23 @@ def export(run: Run, atlas: Atlas, stages: dict[str, TrainConfig], path: Path) -
         dtype=torch.float16,
     )
     tokenizer.save(path / "tokenizer")
-    made = {stage: json.loads((run.run_dir / stage / "progress.json").read_text()) for stage in stages}
+    files = {stage: run.run_dir / stage / "progress.json" for stage in stages}
+    made = {stage: json.loads(file.read_text()) for stage, file in files.items() if file.exists()}
+    before = None if run.init is None else find_checkpoint(run.init).path / "making.json"
+    if before is not None and before.exists():
+        made = {"before": json.loads(before.read_text()), **made}
     (path / "making.json").write_text(json.dumps(made, indent=1) + "\n")
 
 
 def frozen_parts(run: Run) -> tuple[VAE, VLM, Tokenizer]:
     """Return the finished autoencoder, language tower and tokenizer."""
+    if run.init is not None:
+        folder, fp32 = find_checkpoint(run.init), torch.float32
+        return (
+            folder.vae(run.device, fp32),
+            folder.vlm(run.device, fp32),
+            Tokenizer.load(folder.path / "tokenizer"),
+        )
     tokenizer = Tokenizer.load(run.run_dir / "tokenizer")
     statistics = json.loads((run.run_dir / "vae" / "latents.json").read_text())
     vae = VAE(dataclasses.replace(AUTOENCODER, **{key: tuple(values) for key, values in statistics.items()}))

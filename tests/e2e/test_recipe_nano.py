@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import danqing
+from danqing.model import find_checkpoint
 from tests.guards.files import ROOT
 
 STAGES = ("language", "vae", "flow")
@@ -134,3 +135,20 @@ def test_no_time_makes_the_tokenizer_and_stops(train, tmp_path):
 def test_an_unknown_stage_is_a_mistake(cli):
     done = cli("train", ROOT / "recipes" / "nano.py", "--run-dir", "run", "--stage", "flwo")
     assert done.is_mistake("--stage: expected some of tokenizer, language, vae, flow, export, found 'flwo'")
+
+
+def test_a_checkpoint_is_trained_on(cli, tmp_path):
+    recipe = ROOT / "recipes" / "nano.py"
+    flags = ["--set=flow.steps=1", "--set=flow.batch_size=2", "--set=flow.evaluate_every=9", "--device=cpu"]
+    small = tmp_path / "recipe.py"
+    text = recipe.read_text().replace("shard_size=512", "shard_size=8").replace("steps=24", "steps=1")
+    small.write_text(text.replace("held_out_prompts(16, atlas)", "held_out_prompts(1, atlas)"))
+    done = cli("train", small, "--run-dir", "more", "--init", "nano", *flags)
+    assert done.code == 0, done.err
+    before = load_file(find_checkpoint("nano").path / "transformer" / "diffusion_pytorch_model.safetensors")
+    after = load_file(tmp_path / "more" / "nano" / "transformer" / "diffusion_pytorch_model.safetensors")
+    moved = [(after[name].float() - before[name].float()).abs().max().item() for name in before]
+    assert 0 < max(moved) < 0.02
+    making = json.loads((tmp_path / "more" / "nano" / "making.json").read_text())
+    assert making["flow"]["items"] == 2
+    assert making["before"]["vae"]["items"] > 0

@@ -40,6 +40,9 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--atlas", type=_FILE, metavar="FILE", help="Sprites to draw scenes with, from danqing data build."
 )
+@click.option(
+    "--init", metavar="NAME|FOLDER", help="Start from the weights of a shipped model or checkpoint folder."
+)
 @machine_options
 def train(
     recipe: Path,
@@ -48,6 +51,7 @@ def train(
     settings: tuple[str, ...],
     stages: tuple[str, ...],
     atlas: Path | None,
+    init: str | None,
     device: str,
     threads: int | None,
 ) -> None:
@@ -78,6 +82,7 @@ def train(
             settings=settings,
             stages=stages,
             atlas=atlas,
+            init=init,
         )
     )
     click.echo(folder)

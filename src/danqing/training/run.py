@@ -21,3 +21,5 @@ class Run:
     """Names of the stages to run; empty for all."""
     atlas: Path | None = None
     """Sprite atlas made by `danqing data build`; None takes the small one in the package."""
+    init: str | None = None
+    """A shipped model or checkpoint folder to start from; None starts from nothing."""
