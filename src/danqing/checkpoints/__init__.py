@@ -1,0 +1,1 @@
+"""The shipped checkpoints, each a folder in the released layout."""
