@@ -133,3 +133,9 @@ def test_json_round_trip(tmp_path):
     assert read_json(tmp_path / "deep" / "config.json") == value
     assert "丹青" in (tmp_path / "deep" / "config.json").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "deep" / "config.json").read_bytes()) == value
+
+
+def test_files_have_the_mode_of_any_new_file(tmp_path):
+    write_shards(tmp_path, "model", {"weight": torch.zeros(2)})
+    (tmp_path / "other").touch()
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from danqing.conditioning.images import to_pixels
@@ -22,6 +22,7 @@ from danqing.data.corpus import draw_language
 from danqing.data.world import KIND_SHARES, Scene, render, sample_scene
 from danqing.models.vae import VAE
 from danqing.models.vlm import VLM
+from danqing.weights.store import write_safetensors
 
 _ENCODED_TOGETHER = 32  # pictures
 
@@ -127,9 +128,8 @@ class ExampleCache:
             caption(scene, draw_language(rng, self.languages), rng, self.encoder.atlas) for scene in scenes
         ]
         examples = self.encoder.encode(scenes, captions)
-        temporary = self._path(number).with_suffix(".part")
-        save_file({"latents": examples.latents, "txt": examples.txt, "offsets": examples.offsets}, temporary)
-        temporary.replace(self._path(number))
+        tensors = {"latents": examples.latents, "txt": examples.txt, "offsets": examples.offsets}
+        write_safetensors(self._path(number), tensors, {})
 
     def _path(self, number: int) -> Path:
         return self.folder / f"shard-{number:06d}.safetensors"

@@ -1,18 +1,16 @@
 """Save everything a run needs to go on bit for bit, and restore it. Safetensors and JSON only."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from danqing.errors import CheckpointError
 from danqing.training.optim import EMA
-from danqing.weights.store import open_safetensors
+from danqing.weights.store import open_safetensors, write_safetensors
 
 _STATE, _PROGRESS = "state.safetensors", "progress.json"
 
@@ -31,13 +29,7 @@ def save_state(
     tensors |= {f"ema.{name}": value for name, value in ema.weights.items()}
     for name, key, value in _moments(model, optimizers):
         tensors[f"optimizer.{key}.{name}"] = value
-    temporary = folder / (_STATE + ".part")
-    save_file(
-        {name: value.detach().contiguous().cpu() for name, value in tensors.items()},
-        temporary,
-        metadata={"progress": json.dumps(progress)},
-    )
-    os.replace(temporary, folder / _STATE)
+    write_safetensors(folder / _STATE, tensors, {"progress": json.dumps(progress)})
     (folder / _PROGRESS).write_text(json.dumps(progress, indent=1) + "\n")
 
 

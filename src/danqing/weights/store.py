@@ -83,6 +83,20 @@ def open_safetensors(file: Path) -> Any:
         ) from None
 
 
+def write_safetensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write one file under a temporary name, then rename it; its mode is that of any new file."""
+    temporary = file.with_name(file.name + ".part")
+    save_file(
+        {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()},
+        temporary,
+        metadata=dict(metadata),
+    )
+    mask = os.umask(0)
+    os.umask(mask)
+    temporary.chmod(0o666 & ~mask)  # safetensors makes files that only their owner reads
+    os.replace(temporary, file)
+
+
 def write_shards(
     folder: Path, stem: str, tensors: Mapping[str, Tensor], *, max_shard_bytes: int = 5 * 10**9
 ) -> None:
@@ -95,15 +109,15 @@ def write_shards(
         if size > room and shards[-1]:
             shards.append({})
             room = max_shard_bytes
-        shards[-1][name] = tensor.detach().cpu().contiguous()
+        shards[-1][name] = tensor
         room -= size
     if len(shards) == 1:
-        _save(folder / f"{stem}.safetensors", shards[0])
+        write_safetensors(folder / f"{stem}.safetensors", shards[0], {"format": "pt"})
         return
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
-        _save(folder / file, shard)
+        write_safetensors(folder / file, shard, {"format": "pt"})
         weight_map |= dict.fromkeys(shard, file)
     total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     write_json(
@@ -134,12 +148,6 @@ def write_json(file: Path, value: Mapping[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(file.name + ".part")
     temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, file)
-
-
-def _save(file: Path, tensors: dict[str, Tensor]) -> None:
-    temporary = file.with_name(file.name + ".part")
-    save_file(tensors, temporary, metadata={"format": "pt"})
     os.replace(temporary, file)
 
 
