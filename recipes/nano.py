@@ -92,7 +92,7 @@ INFO = CheckpointInfo(
     steps=24,
     guidance=3.0,
     max_length=64,
-    about="Being taught 300 things in four styles on coloured backgrounds, from scratch; its card says how far it is.",
+    about="Being taught 300 things in four styles on coloured backgrounds; its card says how far it is.",
 )
 
 
