@@ -22,9 +22,8 @@ from danqing.errors import ConfigError, RequestError
 from danqing.models.layers import RMSNorm, embedding
 from danqing.models.rope import GridShape, image_positions, rotate, rotation, text_positions
 
-_ROWS = (
-    16  # sigmas are modulated in groups of this many, so that a row never depends on the schedule's length
-)
+# Sigmas are modulated in groups of this many, so that a row never depends on the schedule's length.
+_ROWS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
