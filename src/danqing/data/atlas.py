@@ -153,6 +153,10 @@ class Atlas:
         """Side of a sprite in pixels."""
         return self.pixels.shape[2]
 
+    def has(self, code: str, style: str) -> bool:
+        """Tell whether a concept is drawn in a style."""
+        return code in self._concept and style in self._style
+
     def sprite(self, code: str, style: str) -> np.ndarray:
         """Return one sprite, (size, size, 4) uint8; a view."""
         return self.pixels[self._at(code, style)]

@@ -6,7 +6,7 @@ import numpy as np
 
 from danqing.data.atlas import Atlas, packaged_atlas
 from danqing.data.concepts import concepts, with_article
-from danqing.data.edits import Edit, sample_edit
+from danqing.data.world.edits import Edit, sample_edit
 from danqing.data.phrases import (
     NUMBERS,
     chinese_noun,
