@@ -5,7 +5,7 @@ from danqing.data.atlas import Atlas
 from danqing.data.captions import Labels, caption, facts, sign_text
 from danqing.data.colours import COLOURS
 from danqing.data.concepts import LANGUAGES, Concept, concepts
-from danqing.data.edits import Edit
+from danqing.data.world.edits import Edit
 from danqing.data.instructions import edit_instruction, question
 from danqing.data.preview import preview
 from danqing.data.world import Background, Prompt, Scene, Thing, held_out_prompts, render, sample_scene

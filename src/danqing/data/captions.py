@@ -59,7 +59,9 @@ def caption(scene: Scene, language: str, rng: np.random.Generator, atlas: Atlas 
     """
     if language not in ("en", "zh"):
         return _label_caption(scene, language, rng, atlas)
-    patterns = phrases()[language][scene.kind]
+    patterns = phrases()[language][
+        "pair" if scene.relation in OPPOSITE else "count" if scene.kind == "count" else "single"
+    ]
     at = rng.random()
     kind = "short" if at < SHORT_SHARE else "styled" if at < SHORT_SHARE + STYLED_SHARE else "full"
     fields = _english(scene, rng, atlas) if language == "en" else _chinese(scene, rng, atlas)
@@ -114,8 +116,16 @@ def _english(scene: Scene, rng: np.random.Generator, atlas: Atlas | None) -> dic
     fields |= {"bare": english_noun(first.concept, first.colour), "style": words["style"][first.style]}
     if scene.kind == "count":
         plural = english_noun(first.concept, colour, many=True)
-        fields |= {"A": f"{pick(rng, words['number'][str(len(scene.things))])} {plural}", "plural": plural}
-    if scene.relation is not None:
+        fields |= {"A": f"{NUMBERS['en'][len(scene.things)]} {plural}", "plural": plural}
+    elif len(scene.things) > 1 and scene.relation not in OPPOSITE:
+        named = [
+            with_article(english_noun(thing.concept, thing.colour))
+            if count == 1
+            else f"{NUMBERS['en'][count]} {english_noun(thing.concept, thing.colour, many=True)}"
+            for thing, count in scene.groups
+        ]
+        fields |= dict.fromkeys(("A", "N", "bare"), " and ".join(named))
+    if scene.relation in OPPOSITE:
         second = scene.things[1]
         fields["B"] = with_article(english_noun(second.concept, said_colour(rng, second, atlas)))
         fields["other"] = english_noun(second.concept, second.colour)
@@ -128,10 +138,18 @@ def _chinese(scene: Scene, rng: np.random.Generator, atlas: Atlas | None) -> dic
     background, on = chinese_place(rng, scene.background)
     first = scene.things[0]
     noun = chinese_noun(rng, first.concept, said_colour(rng, first, atlas), size_word(rng, scene, "zh"))
-    number = pick(rng, words["number"][str(len(scene.things) if scene.kind == "count" else 1)])
+    number = NUMBERS["zh"][len(scene.things) if scene.kind == "count" else 1]
     fields = {"on": on, "bg": background, "N": noun, "A": number + concepts()[first.concept].measure + noun}
     fields |= {"bare": chinese_noun(rng, first.concept, first.colour), "style": words["style"][first.style]}
-    if scene.relation is not None:
+    if scene.kind != "count" and len(scene.things) > 1 and scene.relation not in OPPOSITE:
+        named = [
+            NUMBERS["zh"][count]
+            + concepts()[thing.concept].measure
+            + chinese_noun(rng, thing.concept, thing.colour)
+            for thing, count in scene.groups
+        ]
+        fields |= dict.fromkeys(("A", "N", "bare"), "和".join(named))
+    if scene.relation in OPPOSITE:
         second = scene.things[1]
         other = chinese_noun(rng, second.concept, said_colour(rng, second, atlas))
         fields["B"] = NUMBERS["zh"][1] + concepts()[second.concept].measure + other
@@ -155,7 +173,7 @@ def _label_caption(scene: Scene, language: str, rng: np.random.Generator, atlas:
     comma, colon = words["comma"], words["colon"]
     names = [label(language, thing.concept, said_colour(rng, thing, atlas)) for thing in scene.things]
     place = label_place(language, scene.background)
-    if scene.relation is not None:
+    if scene.relation in OPPOSITE:
         here, there = words["at"][scene.relation], words["at"][OPPOSITE[scene.relation]]
         things = pick(
             rng,
@@ -168,7 +186,11 @@ def _label_caption(scene: Scene, language: str, rng: np.random.Generator, atlas:
     elif scene.kind == "count":
         things = pick(rng, (f"{len(names)} × {names[0]}", f"{names[0]} × {len(names)}"))
     else:
-        things = names[0]
+        things = comma.join(
+            label(language, thing.concept, thing.colour) + (f" × {count}" if count > 1 else "")
+            for thing, count in scene.groups
+        )
+        things = names[0] if len(scene.things) == 1 else things
     at, style = rng.random(), words["style"][scene.things[0].style]
     if at < SHORT_SHARE:
         return things

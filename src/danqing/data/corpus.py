@@ -89,7 +89,7 @@ def _unspaced_words() -> re.Pattern[str]:
 
 def ordered(labels: Labels) -> Labels:
     """Return labels with the left or upper thing first, so that both ways of saying a relation agree."""
-    if labels.relation < 0 or RELATIONS[labels.relation] in ("left", "above"):
+    if labels.relation < 0 or RELATIONS[labels.relation] not in ("right", "below"):
         return labels
     return Labels(
         concepts=labels.concepts[::-1],

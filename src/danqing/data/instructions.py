@@ -6,7 +6,6 @@ import numpy as np
 
 from danqing.data.atlas import Atlas, packaged_atlas
 from danqing.data.concepts import concepts, with_article
-from danqing.data.world.edits import Edit, sample_edit
 from danqing.data.phrases import (
     NUMBERS,
     chinese_noun,
@@ -19,6 +18,7 @@ from danqing.data.phrases import (
     seen_colour,
 )
 from danqing.data.world import OPPOSITE, Relation, Scene
+from danqing.data.world.edits import Edit, sample_edit
 
 
 def edit_instruction(
@@ -32,7 +32,7 @@ def edit_instruction(
     if language not in ("en", "zh"):
         return _label_instruction(edit, language), edit
     pattern: str = edit.kind
-    if edit.source.kind == "count" and edit.kind in ("replace", "recolour"):
+    if edit.kind in ("replace", "recolour") and _changed(edit) > 1:
         pattern += "_all"
     text = str(pick(rng, phrases()[language]["edit"][pattern]))
     fields = (_english if language == "en" else _chinese)(edit, rng)
@@ -47,13 +47,16 @@ def question(
     Asked are number, colour of a thing (where it is certain), colour of the background, neighbours, content,
     and whether something is there. Raises DataError for an unknown language.
     """
-    subject = int(rng.integers(2)) if scene.relation else 0
+    subject = int(rng.integers(2)) if scene.relation in OPPOSITE else 0
     kinds = ["many", "what", "exists"]
-    if scene.kind != "count" and seen_colour(scene.things[subject], atlas) is not None:
+    if (
+        len({thing.concept for thing in scene.things}) == len(scene.things)
+        and seen_colour(scene.things[subject], atlas) is not None
+    ):
         kinds.append("colour")
     if language in ("en", "zh") or scene.background.kind != "ground":
         kinds.append("background")
-    if scene.relation is not None:
+    if scene.relation in OPPOSITE:
         kinds.append("where")
     kind = pick(rng, kinds)
     asked = {"en": _ask_english, "zh": _ask_chinese}.get(language)
@@ -63,7 +66,7 @@ def question(
 
 
 def _english(edit: Edit, rng: np.random.Generator) -> dict[str, str]:
-    words, old = phrases()["en"], edit.source.things[edit.subject]
+    words, old = phrases()["en"], edit.source.things[0 if edit.kind == "add" else edit.subject]
     said = old.colour if rng.random() < 0.4 else None
     fields = {"old": english_noun(old.concept, said), "olds": english_noun(old.concept, said, many=True)}
     fields |= {"place": _english_place(edit.target, rng), "colour": edit.target.background.colour}
@@ -72,14 +75,17 @@ def _english(edit: Edit, rng: np.random.Generator) -> dict[str, str]:
         fields["colour"] = str(new.colour)
     fields |= {"new": concepts()[new.concept].indefinite, "news": concepts()[new.concept].plural}
     fields |= {"style": words["style"][new.style], "number": NUMBERS["en"][len(edit.target.things)]}
-    if edit.target.relation is not None:
-        fields["rel"] = pick(rng, words["relation"][edit.target.relation])
+    if edit.direction is not None:
+        fields |= {"rel": pick(rng, words["relation"][edit.direction]), "to": words["to"][edit.direction]}
+    if edit.kind == "swap":
         fields["other"] = english_noun(edit.target.things[1].concept)
+    if edit.kind == "resize":
+        fields["size"] = words["smaller" if new.size < old.size else "larger"]
     return fields
 
 
 def _chinese(edit: Edit, rng: np.random.Generator) -> dict[str, str]:
-    words, old = phrases()["zh"], edit.source.things[edit.subject]
+    words, old = phrases()["zh"], edit.source.things[0 if edit.kind == "add" else edit.subject]
     said = old.colour if rng.random() < 0.4 else None
     fields = {"old": chinese_noun(rng, old.concept, said), "measure": concepts()[old.concept].measure}
     fields |= {"place": _chinese_place(edit.target, rng), "colour": edit.target.background.colour}
@@ -89,22 +95,30 @@ def _chinese(edit: Edit, rng: np.random.Generator) -> dict[str, str]:
     fields["colour"] = words["colour"][fields["colour"]]
     fields |= {"new": _chinese_one(new.concept), "new_bare": concepts()[new.concept].chinese}
     fields |= {"style": words["style"][new.style], "number": NUMBERS["zh"][len(edit.target.things)]}
-    if edit.target.relation is not None:
-        fields["at"] = words["at"][edit.target.relation]
+    if edit.direction is not None:
+        fields["at"] = words["at"][edit.direction]
+    if edit.kind == "swap":
         fields["other"] = concepts()[edit.target.things[1].concept].chinese
+    if edit.kind == "resize":
+        fields["size"] = words["smaller" if new.size < old.size else "larger"]
     return fields
+
+
+def _changed(edit: Edit) -> int:
+    """Return how many things an edit of one concept changes."""
+    return sum(thing.concept == edit.source.things[edit.subject].concept for thing in edit.source.things)
 
 
 def _label_instruction(edit: Edit, language: str) -> str:
     words = labels(language)
     old, new = (
-        edit.source.things[edit.subject],
+        edit.source.things[0 if edit.kind == "add" else edit.subject],
         edit.target.things[min(edit.subject, len(edit.target.things) - 1)],
     )
     name = label(language, old.concept)
     kind = "count" if edit.kind in ("more", "fewer") else edit.kind
     if kind == "add":
-        name = f"{label(language, new.concept)} ({_at(words, edit.target.relation)})"
+        name = f"{label(language, new.concept)} ({_at(words, edit.direction)})"
     elif kind == "replace":
         name = f"{name} → {label(language, new.concept)}"
     elif kind == "recolour":
@@ -115,8 +129,12 @@ def _label_instruction(edit: Edit, language: str) -> str:
         name = words["style"][new.style]
     elif kind == "count":
         name = f"{name} × {len(edit.target.things)}"
+    elif kind == "swap":
+        name = f"{name} ↔ {label(language, edit.source.things[1].concept)}"
+    elif kind == "resize":
+        name = f"{name} × {new.size / old.size:.1f}"
     elif kind == "move":
-        name = f"{name} → {_at(words, edit.target.relation)}"
+        name = f"{name} → {_at(words, edit.direction)}"
     return f"{words['edit'][kind]}{words['colon']}{name}"
 
 
@@ -136,10 +154,15 @@ def _ask_english(
     if scene.kind == "count":
         answers["what"] = f"{NUMBERS['en'][counts]} {english_noun(thing.concept, thing.colour, many=True)}"
     else:
-        named = [with_article(english_noun(other.concept, other.colour)) for other in scene.things]
+        named = [
+            with_article(english_noun(other.concept, other.colour))
+            if count == 1
+            else f"{NUMBERS['en'][count]} {english_noun(other.concept, other.colour, many=True)}"
+            for other, count in scene.groups
+        ]
         answers["what"] = " and ".join(named)
-        answers["where"] = named[1 - subject] if scene.relation else ""
-    if scene.relation is not None:
+        answers["where"] = named[1 - subject] if scene.relation in OPPOSITE else ""
+    if scene.relation in OPPOSITE:
         relation = OPPOSITE[scene.relation] if subject == 0 else scene.relation
         fields["rel"] = pick(rng, phrases()["en"]["relation"][relation])
     return str(pick(rng, words[kind])).format(**fields), answers[kind]
@@ -162,10 +185,13 @@ def _ask_chinese(
     if scene.kind == "count":
         answers["what"] = number + chinese_noun(rng, thing.concept, thing.colour)
     else:
-        named = [_chinese_one(other.concept, other.colour) for other in scene.things]
+        named = [
+            NUMBERS["zh"][count] + _chinese_one(other.concept, other.colour)[1:]
+            for other, count in scene.groups
+        ]
         answers["what"] = "和".join(named)
-        answers["where"] = named[1 - subject] if scene.relation else ""
-    if scene.relation is not None:
+        answers["where"] = named[1 - subject] if scene.relation in OPPOSITE else ""
+    if scene.relation in OPPOSITE:
         relation = OPPOSITE[scene.relation] if subject == 0 else scene.relation
         fields["at"] = phrases()["zh"]["at"][relation]
     return str(pick(rng, words[kind])).format(**fields), answers[kind]
@@ -186,11 +212,14 @@ def _ask_label(
     elif kind == "background":
         answer = words["colour"][scene.background.colour]
     elif kind == "what":
-        answer = f"{names[0]} × {len(names)}" if scene.kind == "count" else words["comma"].join(names)
+        answer = words["comma"].join(
+            label(language, other.concept, other.colour) + (f" × {count}" if count > 1 else "")
+            for other, count in scene.groups
+        )
     elif kind == "exists":
         filling = label(language, asked)
         answer = words["question"]["yes" if asked == thing.concept else "no"]
-    elif scene.relation is not None:
+    elif scene.relation in OPPOSITE:
         relation = scene.relation if subject == 0 else OPPOSITE[scene.relation]
         filling, answer = _at(words, relation), names[subject]
     return str(words["question"][kind]).format(filling), answer

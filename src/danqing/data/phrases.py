@@ -19,7 +19,10 @@ from danqing.errors import DataError
 
 T = TypeVar("T")
 
-NUMBERS: Final = {"en": ("no", "one", "two", "three"), "zh": ("零", "一", "两", "三")}
+NUMBERS: Final = {
+    "en": ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+    "zh": ("零", "一", "两", "三", "四", "五", "六", "七", "八", "九"),
+}
 SMALL: Final = 0.4
 LARGE: Final = 0.78
 """A lone thing below SMALL of the picture may be called small, from LARGE on large; between them neither."""
