@@ -1,0 +1,125 @@
+"""The store of pictures and scores: everything once, nothing half, and only files that are stores."""
+
+import sqlite3
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from danqing.errors import DataError
+from danqing.evaluation.items import Atom, Clause, Item
+from danqing.evaluation.store import Store, Task, picture_key
+from tests.evaluation_fakes import FakeJudge, FakePainter
+
+ITEM = Item(row="background", prompt="a red page", include=(Clause(background="red"),))
+PAINTER, JUDGE = FakePainter(), FakeJudge()
+
+
+def task(item: Item = ITEM, seed: int = 0) -> Task:
+    request = PAINTER.request(item, seed)
+    return Task(item=item, seed=seed, key=picture_key(PAINTER, request), request=request)
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store.open(tmp_path / "runs" / "store.sqlite") as opened:
+        opened.add_tasks(PAINTER, [task()])
+        yield opened
+
+
+def test_a_picture_comes_back_as_it_was(store):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 4), np.uint8)
+    store.add_pictures([(task(), Image.fromarray(pixels))], 1.5)
+    found = store.picture(task().key)
+    assert np.array_equal(np.asarray(found.image), pixels)
+    assert found.seconds == 1.5
+    assert store.digests([task().key, "other"]) == {task().key: found.digest}
+    with pytest.raises(DataError, match="expected a picture with key other"):
+        store.picture("other")
+
+
+def test_equal_pixels_are_kept_once(store):
+    two = [task(), task(seed=1)]
+    store.add_pictures([(one, Image.new("RGB", (4, 4), "red")) for one in two], 1.0)
+    assert len(set(store.digests([one.key for one in two]).values())) == 1
+    assert store._connection.execute("SELECT COUNT(*) FROM blobs").fetchone() == (1,)
+    assert store.seconds([one.key for one in two]) == [0.5, 0.5]
+
+
+def test_scores_belong_to_a_picture_an_item_and_a_judge(store):
+    store.add_pictures([(task(), Image.new("RGB", (4, 4), "red"))], 1.0)
+    digest = store.picture(task().key).digest
+    atoms = (Atom(name="background", value=1.0, wanted="red", seen="red"),)
+    store.add_scores(JUDGE, [(digest, ITEM.id, atoms)], 0.1)
+    assert store.scores(JUDGE.name, JUDGE.version) == {(digest, ITEM.id): atoms}
+    assert store.scores(JUDGE.name, "2") == {}
+    assert store.judging_seconds(JUDGE.name, JUDGE.version) == pytest.approx(0.1)
+    with pytest.raises(DataError, match="FOREIGN KEY"):
+        store.add_scores(JUDGE, [("no such picture", ITEM.id, atoms)], 0.1)
+
+
+def test_the_store_alone_tells_what_was_wanted(store):
+    assert store.systems() == [(PAINTER.name, PAINTER.version)]
+    assert store.settings(PAINTER.name, PAINTER.version) == dict(PAINTER.settings)
+    assert store.tasks(PAINTER.name, PAINTER.version) == [(ITEM.id, 0, task().key)]
+    assert store.items([ITEM.id, "other"]) == {ITEM.id: ITEM}
+    with pytest.raises(DataError, match=r"expected a system of this store \(fake painter"):
+        store.settings("nobody", "1")
+
+
+def test_attempts_are_never_taken_back(store):
+    store.add_refusal(task(), "failed", "no connection")
+    store.add_refusal(task(), "refused", "too red")
+    assert [attempt.state for attempt in store.attempts()] == ["failed", "refused"]
+    assert store.last_attempts([task().key])[task().key].reason == "too red"
+    for statement in ("DELETE FROM attempts", "UPDATE attempts SET state = 'ok'"):
+        with pytest.raises(sqlite3.IntegrityError, match="attempts are kept"):
+            store._connection.execute(statement)
+
+
+def test_pictures_drawn_together_are_all_there_or_none(store):
+    broken = Task(item=ITEM, seed=3, key="broken", request={"seed": object()})
+    page = Image.new("RGB", (4, 4))
+    with pytest.raises(TypeError):
+        store.add_pictures([(task(), page), (broken, page)], 1.0)
+    assert store.digests([task().key]) == {}
+    assert store.attempts() == []
+    assert store._connection.execute("SELECT COUNT(*) FROM blobs").fetchone() == (0,)
+
+
+def test_others_read_while_one_writes(store, tmp_path):
+    path = tmp_path / "runs" / "store.sqlite"
+    with Store.open(path, readonly=True) as reader, store._write() as writing:
+        writing.execute("INSERT INTO blobs VALUES ('half', x'00')")
+        assert reader.systems() == [(PAINTER.name, PAINTER.version)]
+    with Store.open(path, readonly=True) as reader, pytest.raises(DataError, match="readonly"):
+        reader.add_refusal(task(), "failed", "")
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path):
+    with pytest.raises(DataError, match="found none"):
+        Store.open(tmp_path / "missing.sqlite", readonly=True)
+    with pytest.raises(DataError, match="found none"):
+        Store.open(tmp_path)
+    text = tmp_path / "notes.txt"
+    text.write_text("these are notes, long enough to be looked at " * 40)
+    with pytest.raises(DataError, match="not a database"):
+        Store.open(text)
+    other = tmp_path / "other.sqlite"
+    with sqlite3.connect(other) as connection:
+        connection.execute("CREATE TABLE songs (title TEXT)")
+    connection.close()
+    before = other.read_bytes()
+    with pytest.raises(DataError, match="another SQLite file"):
+        Store.open(other)
+    assert other.read_bytes() == before
+
+
+def test_a_store_of_another_version_is_refused(tmp_path):
+    path = tmp_path / "store.sqlite"
+    Store.open(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(DataError, match="expected version 1 of the store, found 99"):
+        Store.open(path)
