@@ -3,28 +3,27 @@
 This is the reference; `compose` draws many scenes at once on any device and agrees within 2 of 255.
 """
 
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from PIL import Image
 
 from danqing.data.atlas import Atlas
-from danqing.data.world.scene import Background, Item, Scene
+from danqing.data.world.scene import TEXTURES, Background, BackgroundKind, Item, Scene
 from danqing.data.world.tiles import extent, tile
+
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels, right and bottom just outside; it may reach over the picture's edge."""
 
 SHADOW = (20, 20, 28)
 
 
 def render(scene: Scene, atlas: Atlas, size: int = 128) -> np.ndarray:
     """Draw a scene as (size, size, 3) uint8 RGB. The same scene and atlas give the same bytes."""
-    canvas = Image.fromarray(paint_background(scene.background, size))
-    if scene.background.kind == "ground":
-        for item in scene.items:
-            mask, corner = shadow(item, atlas, size)
-            canvas.paste(SHADOW, (*corner, corner[0] + mask.width, corner[1] + mask.height), mask)
+    canvas = _backdrop(scene, atlas, size)
     for item in scene.items:
-        picture, corner = placed(item, atlas, size)
-        canvas.paste(picture, corner, picture)
+        picture, box = _placed(item, atlas, size)
+        canvas.paste(picture, box, picture)
     return np.array(canvas)
 
 
@@ -33,61 +32,120 @@ def layers(scene: Scene, atlas: Atlas, size: int = 128) -> list[Image.Image]:
 
     Pasting the layers over one another gives `render`.
     """
-    background = Image.fromarray(render(Scene((), scene.background), atlas, size))
-    if scene.background.kind == "ground":
-        for item in scene.items:
-            mask, corner = shadow(item, atlas, size)
-            background.paste(SHADOW, (*corner, corner[0] + mask.width, corner[1] + mask.height), mask)
-    pictures = [background.convert("RGBA")]
+    pictures = [_backdrop(scene, atlas, size).convert("RGBA")]
     for item in scene.items:
-        picture, corner = placed(item, atlas, size)
+        picture, box = _placed(item, atlas, size)
         layer = Image.new("RGBA", (size, size))
-        layer.paste(picture, corner)
+        layer.paste(picture, box)
         pictures.append(layer)
     return pictures
 
 
-def placed(item: Item, atlas: Atlas, size: int) -> tuple[Image.Image, tuple[int, int]]:
-    """Return an item's picture at its final scale and its upper left corner in pixels."""
+def item_box(item: Item, size: int) -> Box:
+    """Return the square that an item's tile is scaled to, in a picture of `size` pixels."""
     side = max(2, round(item.size * size))
-    picture = Image.fromarray(tile(item, atlas)).resize((side, side), Image.Resampling.BICUBIC)
-    return picture, (round(item.x * size - side / 2), round(item.y * size - side / 2))
+    left, top = round(item.x * size - side / 2), round(item.y * size - side / 2)
+    return left, top, left + side, top + side
 
 
-def shadow(item: Item, atlas: Atlas, size: int) -> tuple[Image.Image, tuple[int, int]]:
-    """Return the mask of the shadow that an item casts on the ground, and its upper left corner in pixels."""
-    width, height = (item.size * side for side in extent(item, atlas))
-    box = (max(2, round(1.15 * width * size)), max(2, round(0.26 * width * size)))
-    corner = (round(item.x * size - box[0] / 2), round((item.y + height / 2) * size - 0.62 * box[1]))
-    return _shadow().resize(box, Image.Resampling.BILINEAR), corner
+def shadow_box(item: Item, atlas: Atlas, size: int) -> Box:
+    """Return the box of the shadow that an item casts on the ground: flat, wider than the item, at its feet."""
+    across, down = extent(item, atlas)
+    span = item.size * across * size
+    width, height = max(2, round(1.15 * span)), max(2, round(0.26 * span))
+    left = round(item.x * size - width / 2)
+    top = round((item.y + item.size * down / 2) * size - 0.62 * height)
+    return left, top, left + width, top + height
+
+
+@cache
+def shadow_mask() -> np.ndarray:
+    """Return the opacity of a shadow before it is scaled (bilinear) to its box, (64, 64) uint8."""
+    axis = np.linspace(-1, 1, 64)
+    distance = np.hypot(axis[:, None], axis[None])
+    return (np.clip(1 - distance, 0, 1) ** 1.5 * 140).astype(np.uint8)
 
 
 def paint_background(background: Background, size: int) -> np.ndarray:
     """Return a background alone, (size, size, 3) uint8."""
-    rgb = np.array(background.rgb, np.float32)
+    first, second = tones(background)
     if background.kind == "solid":
-        return np.broadcast_to(rgb.astype(np.uint8), (size, size, 3)).copy()
-    light, dark = rgb + 0.16 * (255 - rgb), rgb * 0.9
+        return np.broadcast_to(first.astype(np.uint8), (size, size, 3)).copy()
     if background.kind == "ground":
-        ramp = np.clip((np.arange(size, dtype=np.float32) / size - background.horizon) / 0.45, 0, 1)[:, None]
-        rows = light + ramp * (rgb - light)
+        rows = first + _ground(background.horizon, size) * (second - first)
         rows[: round(background.horizon * size)] = background.pale
         return np.repeat(rows[:, None].astype(np.uint8), size, 1)
-    return (light + _ramp(background.kind, size) * (dark - light)).astype(np.uint8)
+    mixed = first + blend(background.kind, background.period, size)[..., None] * (second - first)
+    return mixed.astype(np.uint8)
 
 
-@cache
-def _ramp(kind: str, size: int) -> np.ndarray:
-    """Return (size, size, 1) float32 from 0, light, to 1, dark."""
+def tones(background: Background) -> tuple[np.ndarray, np.ndarray]:
+    """Return the two colours that a background mixes, (3,) float32 in 0..255; alike when it is solid."""
+    rgb = np.array(background.rgb, np.float32)
+    if background.kind in TEXTURES:
+        return rgb, np.array(background.pale, np.float32)
+    light = rgb + 0.16 * (255 - rgb)
+    return {"solid": (rgb, rgb), "ground": (light, rgb)}.get(background.kind, (light, rgb * 0.9))
+
+
+@lru_cache(maxsize=128)
+def blend(kind: BackgroundKind, period: float, size: int) -> np.ndarray:
+    """Return how much of the second tone each pixel of a gradient, radial or textured background has.
+
+    (size, size) float32 in 0..1; textures are antialiased: the share of a pixel that the second tone covers.
+    Do not write to it.
+    """
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
+    y, x = axis[:, None], axis[None]
     if kind == "gradient":
-        return np.repeat(axis[:, None], size, 1)[..., None]
-    distance = np.hypot(axis[:, None] - 0.5, axis[None] - 0.5)
-    return np.clip(distance / 0.7, 0, 1)[..., None].astype(np.float32)
+        return np.repeat(y, size, 1)
+    if kind == "radial":
+        return np.clip(np.hypot(y - 0.5, x - 0.5) / 0.7, 0, 1).astype(np.float32)
+    if kind == "stripes":
+        return _covered((_wave((x + y) / period) - 0.25) * period / np.sqrt(2), size)
+    if kind == "dots":
+        return _covered(0.27 * period - _nearest_dot(x / period, y / period) * period, size)
+    # the sign of a product is a checkerboard; near a corner the nearer edge counts
+    sides = [(_wave(along / period) - 0.25) * period for along in (x, y)]
+    inside = [2 * _covered(side, size) - 1 for side in sides]
+    return (0.5 + 0.5 * inside[0] * inside[1]).astype(np.float32)
 
 
-@cache
-def _shadow() -> Image.Image:
-    axis = np.linspace(-1, 1, 64)
-    distance = np.hypot(axis[:, None], axis[None])
-    return Image.fromarray((np.clip(1 - distance, 0, 1) ** 1.5 * 140).astype(np.uint8))
+def _backdrop(scene: Scene, atlas: Atlas, size: int) -> Image.Image:
+    canvas = Image.fromarray(paint_background(scene.background, size))
+    if scene.background.kind == "ground":
+        mask = Image.fromarray(shadow_mask())
+        for item in scene.items:
+            box = shadow_box(item, atlas, size)
+            canvas.paste(SHADOW, box, mask.resize(_shape(box), Image.Resampling.BILINEAR))
+    return canvas
+
+
+def _placed(item: Item, atlas: Atlas, size: int) -> tuple[Image.Image, Box]:
+    """Return an item's picture at its final scale and where it goes."""
+    box = item_box(item, size)
+    return Image.fromarray(tile(item, atlas)).resize(_shape(box), Image.Resampling.BICUBIC), box
+
+
+def _shape(box: Box) -> tuple[int, int]:
+    return box[2] - box[0], box[3] - box[1]
+
+
+def _ground(horizon: float, size: int) -> np.ndarray:
+    """Return the ramp of a ground from its horizon to the front, (size, 1) float32 in 0..1."""
+    return np.clip((np.arange(size, dtype=np.float32) / size - horizon) / 0.45, 0, 1)[:, None]
+
+
+def _covered(distance: np.ndarray, size: int) -> np.ndarray:
+    """Turn a distance inside an edge (a fraction of the picture) into the share of the pixel that is inside."""
+    return np.clip(0.5 + distance * size, 0, 1).astype(np.float32)
+
+
+def _wave(phase: np.ndarray) -> np.ndarray:
+    """Return the distance of a phase from the nearest whole number, 0 to 0.5."""
+    return np.abs(phase - np.round(phase))
+
+
+def _nearest_dot(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the distance to the nearest dot, of which each cell has one in its middle and one at its corners."""
+    return np.minimum(np.hypot(_wave(x), _wave(y)), np.hypot(_wave(x + 0.5), _wave(y + 0.5)))
