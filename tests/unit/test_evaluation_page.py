@@ -96,6 +96,12 @@ def test_every_anchor_leads_somewhere_and_ids_are_unique(page):
     assert {link["href"][1:] for link in found.all("a") if link["href"].startswith("#")} <= set(ids)
 
 
+def test_a_link_to_a_row_opens_its_pictures(page):
+    """Browsers open a closed `details` for a target inside it, not for itself."""
+    assert re.search(r"</summary>\s*<div class=\"inside\" id=\"pictures-1\">", page)
+    assert page.count('href="#pictures-1"') == 1
+
+
 def test_pictures_and_bars_are_described(page):
     found = outline(page)
     assert all(attrs["alt"].strip() for attrs in found.all("img"))

@@ -121,7 +121,8 @@ def mean_over_rows(
 ) -> Interval | None:
     """Return the unweighted mean of the rows' means; clusters are drawn together for all rows.
 
-    Rows without an answered observation are left out; None when there is no other.
+    Rows without an answered observation are left out; None when there is no other. A row whose values are all
+    0, or all 1, adds no width: the interval is a little too narrow when many rows are perfect.
     """
     answered = [kept for row in rows if (kept := only_answered(row))]
     if not answered:
