@@ -140,11 +140,14 @@ def _gallery(told: RowReport, results: Results, row: Row, per_row: int, room: in
     met = [pair for pair in valued if pair[1] == 1]
     kept = max(per_row - len(met), per_row - per_row // _MET_SHARE)
     ceiling = next((entrant for entrant in results.entrants if entrant.role == "ceiling"), None)
-    truths = {} if ceiling is None else {one.item.id: one for one in results.of(ceiling, row) if one.drawn}
+    drawn = [] if ceiling is None else [one for one in results.of(ceiling, row) if one.drawn]
+    truths = {(one.item.id, one.seed): one for one in drawn}
+    any_seed = {one.item.id: one for one in reversed(drawn)}
     cards: list[Card] = []
     used = 0
     for answer, value in (missed[:kept] + met)[:per_row]:
-        card = _card(answer, value, truths.get(answer.item.id))
+        name = answer.item.id
+        card = _card(answer, value, truths.get((name, answer.seed), any_seed.get(name)))
         size = len(card.picture or "") + len(card.truth or "")
         if used + size > room:
             break
