@@ -26,7 +26,7 @@ from danqing.data.atlas import Atlas
 from danqing.data.cache import ExampleCache, SceneEncoder
 from danqing.data.corpus import corpus
 from danqing.data.pictures import PictureSource
-from danqing.data.world import held_out_prompts
+from danqing.data.world import SceneKind, held_out_prompts
 from danqing.errors import ConfigError
 from danqing.model import find_checkpoint
 from danqing.models.mmdit import MMDiT, MMDiTConfig
@@ -52,7 +52,7 @@ SIZE = 128  # pixels a side
 CROP = 64  # pixels a side of the autoencoder's training crops
 KL_WEIGHT = 3e-4
 LANGUAGES = {"en": 0.6, "zh": 0.3}  # of the captions the denoiser sees; the ten others share the rest
-SCENES = (0.70, 0.12, 0.18)  # one thing, several of a kind, two in a relation
+SCENES: dict[SceneKind, float] = {"single": 0.70, "count": 0.12, "pair": 0.18}
 SHIFT, FINAL_SHIFT = 3.0, 1.5  # noise shift of training, and where it ends during the decay
 
 STAGES = {

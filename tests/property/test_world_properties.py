@@ -3,23 +3,40 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danqing.data import LANGUAGES, caption, edit_instruction, question, render, sample_scene
 from danqing.data.atlas import packaged_atlas
-from danqing.data.world import _rank, combinations, contains_held_out
+from danqing.data.world import contains_held_out
+from danqing.data.world.split import combinations, held_out_words, rank
+from danqing.data.world.vocabulary import vocabulary
 
 seeds = st.integers(0, 2**32 - 1)
 
 
-def test_no_training_draw_holds_a_held_out_combination() -> None:
+def held_out_in_training_draws(count: int) -> list[tuple[str, ...]]:
+    """Return what is held out, by its hash alone, among the combinations and words of training draws."""
     rng, atlas = np.random.default_rng(0), packaged_atlas()
-    drawn = set()
-    for _ in range(50_000):
-        drawn.update(combinations(sample_scene(rng, atlas)))
-    assert len(drawn) > 10_000
-    assert not [parts for parts in drawn if _rank(*parts) < 0.05 * 2**64]
+    drawn: set[tuple[str, ...]] = set()
+    for _ in range(count):
+        scene = sample_scene(rng, atlas)
+        drawn.update(combinations(scene))
+        if scene.words is not None:
+            drawn.update(("word", line.upper()) for line in scene.words.lines)
+    assert len(drawn) > min(10_000, count // 5)
+    unseen = held_out_words(vocabulary())
+    return [p for p in drawn if (p[1] in unseen if p[0] == "word" else rank(*p) < 0.05 * 2**64)]
+
+
+def test_no_training_draw_holds_anything_held_out() -> None:
+    assert not held_out_in_training_draws(20_000)
+
+
+@pytest.mark.slow
+def test_no_training_draw_in_a_million_holds_anything_held_out() -> None:
+    assert not held_out_in_training_draws(10**6)
 
 
 def test_combinations_do_not_depend_on_the_direction_of_the_relation() -> None:

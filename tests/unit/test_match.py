@@ -44,7 +44,7 @@ def worn(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def test_an_empty_background_has_its_colour_and_kind_and_no_thing(colour, kind, matcher):
     rng = np.random.default_rng(3)
     for _ in range(4):
-        scene = Scene((), draw_background(rng, colour, kind), "single", None)
+        scene = Scene((), draw_background(rng, colour, kind))
         picture = render(scene, packaged_atlas())
         seen = read_background(worn(picture, rng))
         assert (seen.colour, seen.kind) == (colour, kind)
@@ -105,5 +105,5 @@ def test_what_is_no_picture_is_refused(picture, matcher):
 
 def test_a_plain_background_is_read_in_its_middle_shade():
     for colour in COLOURS:
-        scene = Scene((), Background.plain(colour), "single", None)
+        scene = Scene((), Background.plain(colour))
         assert read_background(render(scene, packaged_atlas())).colour == colour

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -21,10 +22,15 @@ from danqing.data import (
 )
 from danqing.data.atlas import packaged_atlas
 from danqing.data.colours import dominant_colour, name_pixels, paint, paint_plain
-from danqing.data.world import contains_held_out, is_held_out
+from danqing.data.world import KIND_SHARES, OPPOSITE, contains_held_out, is_held_out
+from danqing.data.world.layout import overlap
+from danqing.data.world.sample import visible_colour
+from danqing.data.world.scene import SHAPE
+from danqing.data.world.tiles import extent
 from danqing.errors import DataError
 
 APPLE = "1F34E"
+KINDS = ("single", "count", "pair", "group", "between")
 
 
 @pytest.fixture(scope="module")
@@ -53,28 +59,51 @@ def test_picture_has_the_size_asked_for(atlas: Atlas, size: int) -> None:
 
 def test_kinds_come_in_their_shares(atlas: Atlas) -> None:
     kinds = Counter(scene.kind for scene in scenes(atlas, 4000))
-    shares = [kinds[kind] / 4000 for kind in ("single", "count", "pair")]
-    assert shares == pytest.approx([0.45, 0.2, 0.35], abs=0.04)
+    shares = [kinds[kind] / 4000 for kind in KINDS]
+    total = sum(KIND_SHARES.values())
+    assert shares == pytest.approx([KIND_SHARES[kind] / total for kind in KINDS], abs=0.03)
 
 
 def test_things_stand_where_the_relation_says(atlas: Atlas) -> None:
     for scene in scenes(atlas, 500):
-        if scene.relation is None:
-            continue
-        first, second = scene.things
-        dx, dy = first.x - second.x, first.y - second.y
-        gap = {"left": -dx, "right": dx, "above": -dy, "below": dy}[scene.relation]
-        assert gap > 0.3
+        if scene.relation in OPPOSITE:
+            first, second = scene.things
+            dx, dy = first.x - second.x, first.y - second.y
+            gap = {"left": -dx, "right": dx, "above": -dy, "below": dy}[scene.relation]
+            assert gap > 0.3
+        elif scene.relation == "inside":
+            inner, outer = scene.things
+            assert inner.size < 0.6 * outer.size
+        elif scene.relation == "front":
+            assert overlap(*scene.things, atlas)
+            assert isinstance(scene.items[-1], Thing)
+            assert scene.items[-1] == scene.things[0]
+        elif scene.relation == "between":
+            middle, one, other = scene.things
+            assert min(one.x, other.x) < middle.x < max(one.x, other.x) or (
+                min(one.y, other.y) < middle.y < max(one.y, other.y)
+            )
 
 
-def test_things_stay_inside_and_share_a_style(atlas: Atlas) -> None:
+def test_items_stay_inside_and_things_share_a_style(atlas: Atlas) -> None:
     for scene in scenes(atlas, 500):
-        assert len({thing.style for thing in scene.things}) == 1
-        assert len(scene.things) == {"single": 1, "pair": 2}.get(scene.kind, len(scene.things))
-        for thing in scene.things:
-            width, height = (thing.size * side / 2 for side in atlas.extent(thing.concept, thing.style))
-            assert width <= thing.x <= 1 - width
-            assert height <= thing.y <= 1 - height
+        assert len({thing.style for thing in scene.things} - {SHAPE}) <= 1
+        for item in scene.items:
+            width, height = (item.size * side / 2 for side in extent(item, atlas))
+            assert width <= item.x <= 1 - width
+            assert height <= item.y <= 1 - height
+
+
+def test_only_inside_and_in_front_things_overlap(atlas: Atlas) -> None:
+    for scene in scenes(atlas, 500):
+        if scene.relation not in ("inside", "front"):
+            for one, other in combinations(scene.things, 2):
+                assert abs(one.x - other.x) > 0.1 or abs(one.y - other.y) > 0.1
+
+
+def test_counts_reach_nine(atlas: Atlas) -> None:
+    counts = {len(scene.things) for scene in scenes(atlas, 1500) if scene.kind == "count"}
+    assert counts == set(range(2, 10))
 
 
 def test_counted_things_are_separate_blobs(atlas: Atlas) -> None:
@@ -85,7 +114,7 @@ def test_counted_things_are_separate_blobs(atlas: Atlas) -> None:
         style = next(s for s in atlas.styles if atlas.facts(APPLE, s).colour == "red")
         things = tuple(replace(t, concept=APPLE, style=style, colour=None) for t in scene.things)
         drawn = render(
-            Scene(things, Background("blue", "solid", paint("blue", rng), (0, 0, 0), 0.5), "count", None),
+            Scene(things, Background("blue", "solid", paint("blue", rng), (0, 0, 0), 0.5)),
             atlas,
         )
         red = name_pixels(drawn) == COLOURS.index("red")
@@ -108,7 +137,7 @@ def test_dyed_things_have_the_colour_said(atlas: Atlas) -> None:
     right = 0
     for scene in dyed:
         away = Background.plain("white" if scene.things[0].colour != "white" else "black")
-        drawn, empty = (render(replace(scene, background=away, things=t), atlas) for t in (scene.things, ()))
+        drawn, empty = (render(Scene(t, away), atlas) for t in (scene.things, ()))
         mask = (drawn != empty).any(-1).astype(np.uint8) * 255
         right += dominant_colour(np.dstack([drawn, mask]), 0.5) == scene.things[0].colour
     assert right / len(dyed) > 0.9
@@ -116,7 +145,7 @@ def test_dyed_things_have_the_colour_said(atlas: Atlas) -> None:
 
 def test_background_is_the_colour_said(atlas: Atlas) -> None:
     for scene in scenes(atlas, 300):
-        bottom = render(replace(scene, things=()), atlas, 32)[-3:]
+        bottom = render(Scene((), scene.background), atlas, 32)[-3:]
         words = name_pixels(bottom)
         assert (words == COLOURS.index(scene.background.colour)).mean() > 0.6, scene.background
 
@@ -124,13 +153,12 @@ def test_background_is_the_colour_said(atlas: Atlas) -> None:
 def test_nothing_vanishes_into_its_background(atlas: Atlas) -> None:
     for scene in scenes(atlas, 500):
         for thing in scene.things:
-            colour = thing.colour or atlas.facts(thing.concept, thing.style).colour
-            assert colour != scene.background.colour
+            assert visible_colour(thing, atlas) != scene.background.colour
 
 
 def test_a_fifth_of_the_scenes_is_dyed(atlas: Atlas) -> None:
     dyed = np.mean([any(thing.colour for thing in scene.things) for scene in scenes(atlas, 2000)])
-    assert 0.12 < dyed < 0.4
+    assert 0.12 < dyed < 0.45
 
 
 def test_held_out_scenes_hold_something_held_out(atlas: Atlas) -> None:
@@ -167,14 +195,14 @@ def test_unknown_split_is_refused(atlas: Atlas) -> None:
 
 def test_dyeing_a_many_coloured_thing_is_refused(atlas: Atlas) -> None:
     code, style = next((c, s) for c in atlas.codes for s in atlas.styles if atlas.facts(c, s).hue is None)
-    scene = Scene((Thing(code, style, "blue", 0.5, 0.5, 0.5),), Background.plain("red"), "single", None)
+    scene = Scene((Thing(code, style, "blue", 0.5, 0.5, 0.5),), Background.plain("red"))
     with pytest.raises(DataError, match="dominant hue"):
         render(scene, atlas)
 
 
 def test_ground_has_a_wall_above_it(atlas: Atlas) -> None:
     scene = next(s for s in scenes(atlas, 200) if s.background.kind == "ground")
-    picture = render(replace(scene, things=()), atlas)
+    picture = render(Scene((), scene.background), atlas)
     assert tuple(picture[0, 0]) == scene.background.pale
     assert tuple(picture[-1, 0]) != scene.background.pale
 

@@ -1,6 +1,9 @@
 """`danqing evaluate`: how good a checkpoint is, with the judge's own ceiling and floor."""
 
+import shlex
+import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -12,10 +15,17 @@ Examples:
   danqing evaluate gate
   danqing evaluate gate --model runs/nano/nano --count 24 -o gate
 """
+WORLD_EXAMPLES = """\b
+Examples:
+  danqing evaluate world
+  danqing evaluate world --model runs/nano/nano --earlier nano --profile full -o evaluation
+  danqing evaluate world --rows object --rows count --plan
+"""
 _FOLDER = click.Path(path_type=Path, file_okay=False)
+_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.group(epilog=EXAMPLES)
+@click.group(epilog=WORLD_EXAMPLES)
 def evaluate() -> None:
     """Measure a checkpoint."""
 
@@ -63,5 +73,94 @@ def gate(
             steps=steps,
             out=output,
             progress=lambda done, total: live.show(f"{done}/{total} prompts", done),
+        )
+    click.echo(report.to_json() if as_json else str(report))
+
+
+@evaluate.command(epilog=WORLD_EXAMPLES)
+@model_options
+@click.option(
+    "--profile",
+    type=click.Choice(["smoke", "full"]),
+    default="smoke",
+    show_default=True,
+    help="How many prompts: minutes, or hours.",
+)
+@click.option("--rows", multiple=True, metavar="NAME", help="Only rows whose name begins so; may be repeated.")
+@click.option("--earlier", metavar="MODEL", help="Another checkpoint to compare with.")
+@click.option(
+    "--concepts",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Ask for the first N concepts of the core only.  [default: all 500]",
+)
+@click.option("--atlas", type=_FILE, metavar="FILE", help="Sprites of true renders.  [default: the package's]")
+@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="[default: the checkpoint's own]")
+@click.option("--no-baselines", is_flag=True, help="Leave out the baseline that is told nothing.")
+@click.option("--plan", "plan_only", is_flag=True, help="Say what is missing and stop.")
+@click.option(
+    "-o",
+    "--output",
+    type=_FOLDER,
+    default=Path("evaluation"),
+    show_default=True,
+    metavar="FOLDER",
+    help="Keeps pictures, scores, report.json and report.html; resumes.",
+)
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@json_option
+def world(
+    model: str,
+    device: str,
+    precision: str,
+    threads: int | None,
+    profile: Literal["smoke", "full"],
+    rows: tuple[str, ...],
+    earlier: str | None,
+    concepts: int | None,
+    atlas: Path | None,
+    steps: int | None,
+    no_baselines: bool,
+    plan_only: bool,
+    output: Path,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Measure a checkpoint on the drawn world: things, colours, counts, relations, words, languages.
+
+    Draws and judges what is missing in the output folder, then prints the table and writes one page that works
+    offline. Stopped at any point it goes on where it was.
+    """
+    use_threads(threads)
+    import danqing
+    from danqing.data.atlas import Atlas, packaged_atlas
+    from danqing.evaluation.evaluate import Evaluation, evaluate, plans
+    from danqing.evaluation.store import Store
+
+    def loaded(name: str) -> danqing.Model:
+        return danqing.load(name, device=device, precision=precision)
+
+    evaluation = Evaluation(
+        model=loaded(model),
+        folder=output,
+        atlas=packaged_atlas() if atlas is None else Atlas.load(atlas),
+        profile=profile,
+        rows=rows,
+        concepts=concepts,
+        steps=steps,
+        earlier=None if earlier is None else loaded(earlier),
+        baselines=not no_baselines,
+    )
+    if plan_only:
+        output.mkdir(parents=True, exist_ok=True)
+        with Store.open(output / "store.sqlite") as store:
+            for part in plans(evaluation, store):
+                click.echo(str(part))
+        return
+    with bar(1000, quiet=quiet) as live:
+        report = evaluate(
+            evaluation,
+            command=shlex.join(["danqing", *sys.argv[1:]]),
+            tell=lambda done, total, row: live.show(f"{row} {done}/{total}", 1000 * done // max(total, 1)),
         )
     click.echo(report.to_json() if as_json else str(report))

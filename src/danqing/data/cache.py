@@ -19,7 +19,7 @@ from danqing.conditioning.tokenizer import Tokenizer
 from danqing.data.atlas import Atlas
 from danqing.data.captions import caption
 from danqing.data.corpus import draw_language
-from danqing.data.world import KIND_SHARES, Scene, render, sample_scene
+from danqing.data.world import KIND_SHARES, Scene, SceneKind, render, sample_scene
 from danqing.models.vae import VAE
 from danqing.models.vlm import VLM
 from danqing.weights.store import write_safetensors
@@ -81,7 +81,7 @@ class ExampleCache:
         *,
         seed: int,
         languages: Mapping[str, float],
-        shares: tuple[float, float, float] = KIND_SHARES,
+        shares: Mapping[SceneKind, float] = KIND_SHARES,
         shard_size: int = 1024,
         window: int = 12,
         reuse: int = 4,

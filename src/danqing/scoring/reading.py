@@ -111,7 +111,9 @@ class SceneReader:
         return [self._read(normalised(picture)) for picture in pictures]
 
     def _read(self, picture: np.ndarray) -> Reading:
-        pixels = to_pixels(picture.round().astype(np.uint8)[None]).contiguous(memory_format=torch.channels_last)
+        pixels = to_pixels(picture.round().astype(np.uint8)[None]).contiguous(
+            memory_format=torch.channels_last
+        )
         found = self.detector.finder(pixels)
         centres = find_boxes(found)
         boxes = [box for channel, box, _ in centres if channel in _THINGS]
@@ -180,10 +182,11 @@ def stands(relation: Relation, first: Box, *others: Box) -> bool:
     second = others[0]
     if relation == "between":
         third = others[1]
-        return (stands("left", second, first) and stands("left", first, third)) or (
-            stands("left", third, first) and stands("left", first, second)
-        ) or (stands("above", second, first) and stands("above", first, third)) or (
-            stands("above", third, first) and stands("above", first, second)
+        return (
+            (stands("left", second, first) and stands("left", first, third))
+            or (stands("left", third, first) and stands("left", first, second))
+            or (stands("above", second, first) and stands("above", first, third))
+            or (stands("above", third, first) and stands("above", first, second))
         )
     dx, dy = first.x - second.x, first.y - second.y
     if relation == "inside":
