@@ -7,8 +7,9 @@ from went through the autoencoder of the checkpoint given by `--init` (nano by d
 what decoded pictures look like. Every stage resumes where it stopped.
 """
 
+import json
 import time
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,52 +20,73 @@ from danqing.conditioning.images import to_pictures, to_pixels
 from danqing.data.atlas import Atlas
 from danqing.data.concepts import concepts, core_codes
 from danqing.data.world import Scene, render, sample_scene
+from danqing.errors import ConfigError
 from danqing.evaluation.reconstruction import restore
 from danqing.model import find_checkpoint
 from danqing.scoring.detector import SIDE, Detector, DetectorConfig, write_detector
 from danqing.training.config import TrainConfig, override
-from danqing.training.objectives.detection import Detection
+from danqing.training.objectives.detection import Detection, Part
 from danqing.training.run import Run
 from danqing.training.state import load_average
 from danqing.training.trainer import train as train_stage
 from danqing.weights.store import write_safetensors
 
-RESTORED = 6144  # pictures that went through the autoencoder, the last 96 for measuring
+RESTORED = 1792  # pictures that went through the autoencoder, the last 96 for measuring
 CHUNK = 256
+NAMED = ("animals", "food", "travel", "activities", "objects", "shapes")
+"""Groups of the concepts that are told apart: all nouns, no faces and people."""
 
 STAGES = {
-    "detect": TrainConfig(
-        steps=12_000, batch_size=32, learning_rate=2e-3, decay_fraction=0.35, ema_decay=0.998,
-        weight_decay=0.02, log_every=50, evaluate_every=1000, save_every=500, seed=7,
+    "find": TrainConfig(
+        steps=3000, batch_size=12, learning_rate=2e-3, warmup_steps=100, decay_fraction=0.4, ema_decay=0.998,
+        weight_decay=0.02, log_every=50, evaluate_every=500, save_every=250, seed=7,
+    ),
+    "name": TrainConfig(
+        steps=8500, batch_size=24, learning_rate=3e-3, warmup_steps=100, decay_fraction=0.5, ema_decay=0.998,
+        weight_decay=0.02, log_every=50, evaluate_every=500, save_every=250, seed=8,
     ),
 }  # fmt: skip
 
 
 def train(run: Run) -> None:
-    """Restore pictures, train the detector and write it."""
+    """Restore pictures, train both parts of the detector, or one, and write it when both are done."""
     stages = override(STAGES, run.settings)
+    if unknown := set(run.stages) - set(stages):
+        raise ConfigError(f"--stage: expected some of {', '.join(stages)}, found {sorted(unknown)[0]!r}")
     deadline = None if run.max_seconds is None else time.monotonic() + run.max_seconds
     atlas = Atlas.load(run.atlas)
     if not restore_pictures(run, atlas, deadline):
         return
-    codes = tuple(concepts())
+    named = tuple(code for code, concept in concepts().items() if concept.group in NAMED)
+    config = DetectorConfig(concepts=named)
+    for part in run.stages or tuple(stages):
+        train_part(run, atlas, config, stages[part], part, deadline)
+    if all(_steps(run.run_dir / part) >= settings.steps for part, settings in stages.items()):
+        weights = load_average(run.run_dir / "find")
+        names = load_average(run.run_dir / "name")
+        weights |= {key: tensor for key, tensor in names.items() if key.startswith("namer.")}
+        write_detector(run.run_dir / "detector.safetensors", config, weights)
+
+
+def train_part(
+    run: Run, atlas: Atlas, config: DetectorConfig, settings: TrainConfig, part: Part, deadline: float | None
+) -> None:
+    """Train the finder or the namer."""
     objective = Detection(
         atlas,
-        codes,
+        config.concepts,
         core_codes(),
-        batch_size=stages["detect"].batch_size,
-        seed=stages["detect"].seed,
+        part=part,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
         restored=lambda number: (scene(atlas, number), picture(run.run_dir / "restored", number)),
         restored_count=RESTORED - 96,
     )
-    torch.manual_seed(stages["detect"].seed)
-    model = Detector(DetectorConfig(concepts=codes)).to(memory_format=torch.channels_last)
-    _, progress = train_stage(
-        objective, model, stages["detect"], stage="detect", run_dir=run.run_dir, deadline=deadline,
-        device=run.device,
-    )  # fmt: skip
-    if progress["finished"]:
-        write_detector(run.run_dir / "detector.safetensors", model.config, load_average(run.run_dir / "detect"))
+    torch.manual_seed(settings.seed)
+    model = Detector(config).to(memory_format=torch.channels_last)
+    train_stage(
+        objective, model, settings, stage=part, run_dir=run.run_dir, deadline=deadline, device=run.device
+    )
 
 
 def restore_pictures(run: Run, atlas: Atlas, deadline: float | None) -> bool:
@@ -97,7 +119,12 @@ def picture(folder: Path, number: int) -> np.ndarray:
     return array
 
 
-@lru_cache(maxsize=None)
+def _steps(folder: Path) -> int:
+    file = folder / "progress.json"
+    return int(json.loads(file.read_text())["step"]) if file.exists() else 0
+
+
+@cache
 def _pictures(path: Path) -> np.ndarray:
     return load_file(path)["pictures"].numpy()
 

@@ -1,9 +1,9 @@
 """Train the judge: find and name what scenes show, also where they are blurred, noisy or decoded by a VAE."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -30,9 +30,11 @@ from danqing.scoring.detector import (
 )
 
 _ALIKE: Final = 3  # crops of the same thing in one scene; nine equal ones teach no more
-_FOUND_SHARE: Final = 0.4  # of a batch goes through the finder, which learns sooner than the namer
 _IGNORED: Final = -100
-_CORE_SHARE: Final = 0.6  # of scenes draw from the core alone
+_CORE_SHARE: Final = 0.8  # of scenes draw from the core alone
+_FLOPS: Final = {"find": 6 * 29e6, "name": 6 * 21e6}  # three forwards of a picture, of a crop
+
+Part = Literal["find", "name"]
 
 Restored = Callable[[int], tuple[Scene, np.ndarray]]
 """The scene of a number, and its picture after an autoencoder."""
@@ -71,7 +73,11 @@ class Labelled(NamedTuple):
 
 
 class Detection:
-    """Focal loss on centres, L1 on boxes, cross-entropies on background, concept and colour."""
+    """Teach one part of the detector.
+
+    "find" learns by a focal loss on centres, L1 on boxes and cross-entropy on the background, "name" by
+    cross-entropies on concept and colour.
+    """
 
     def __init__(
         self,
@@ -79,11 +85,13 @@ class Detection:
         concepts: Sequence[str],
         core: Sequence[str],
         *,
+        part: Part,
         batch_size: int,
         seed: int,
         restored: Restored,
         restored_count: int,
     ) -> None:
+        self.part: Part = part
         self.atlas, self.batch_size, self.seed = atlas, batch_size, seed
         self.index = {code: at for at, code in enumerate(concepts)}
         self.core = tuple(code for code in core if code in set(atlas.codes))
@@ -109,7 +117,9 @@ class Detection:
         split = "held_out" if rng.random() < 0.2 else "train"
         return sample_scene(rng, self.atlas, split, shares=KIND_SHARES, codes=codes)
 
-    def label(self, scenes: Sequence[Scene], pictures: Sequence[np.ndarray], rng: np.random.Generator) -> Labelled:
+    def label(
+        self, scenes: Sequence[Scene], pictures: Sequence[np.ndarray], rng: np.random.Generator
+    ) -> Labelled:
         """Return a batch with the targets of its scenes."""
         items = [(at, target) for at, scene in enumerate(scenes) for target in self.targets(scene)]
         boxes = np.array([target.box for _, target in items], np.float32).reshape(-1, 4)
@@ -145,26 +155,29 @@ class Detection:
         return found
 
     def loss(self, model: nn.Module, batch: Labelled) -> tuple[Tensor, dict[str, float]]:
-        """Return the weighted sum of all losses."""
+        """Return the weighted sum of the losses of the part."""
         assert isinstance(model, Detector)
         device = next(model.parameters()).device
         batch = Labelled(*(part.to(device) for part in batch))
-        shown = max(1, round(len(batch.pixels) * _FOUND_SHARE)) if model.training else len(batch.pixels)
-        pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
-        parts = finder_losses(model.finder(pixels[:shown]), batch, shown)
+        if self.part == "find":
+            parts = finder_losses(
+                model.finder(batch.pixels.contiguous(memory_format=torch.channels_last)), batch
+            )
+            return _sum(parts), {name: part.item() for name, part in parts.items()}
         seen = cut(batch.pixels, batch.crop_boxes, batch.sources[batch.crops])
         names = model.namer(seen.contiguous(memory_format=torch.channels_last))
-        parts["concept"] = F.cross_entropy(
-            names.concept.float(), batch.concepts[batch.crops], label_smoothing=0.05
-        )
-        parts["colour"] = 0.5 * F.cross_entropy(names.colour.float(), batch.colours[batch.crops])
-        right = names.concept.argmax(1) == batch.concepts[batch.crops]
+        wanted = batch.concepts[batch.crops]
+        parts = {
+            "concept": F.cross_entropy(names.concept.float(), wanted, label_smoothing=0.05),
+            "colour": 0.5 * F.cross_entropy(names.colour.float(), batch.colours[batch.crops]),
+        }
         numbers = {name: part.item() for name, part in parts.items()}
-        return torch.stack(list(parts.values())).sum(), {**numbers, "named": right.float().mean().item()}
+        right = names.concept.argmax(1) == wanted
+        return _sum(parts), {**numbers, "named": right.float().mean().item()}
 
     def flops(self, model: nn.Module, batch: Labelled) -> float:
-        """Return three times the forward's multiply-adds, rounded: 29 M a picture, 21 M a crop."""
-        return 6.0 * (29e6 * _FOUND_SHARE * len(batch.pixels) + 21e6 * len(batch.crops))
+        """Return three times the forward's multiply-adds: 29 M a picture, 21 M a crop."""
+        return _FLOPS[self.part] * len(batch.pixels if self.part == "find" else batch.crops)
 
     def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
         """Return losses and the share of things named right in fresh scenes, clean and restored."""
@@ -178,22 +191,25 @@ class Detection:
         result = {}
         for name, batch in batches.items():
             loss, numbers = self.loss(model, batch)
-            result |= {f"{name}_loss": loss.item(), f"{name}_named": numbers["named"]}
+            result |= {f"{name}_loss": loss.item(), **{f"{name}_{key}": n for key, n in numbers.items()}}
         return result
 
 
-def finder_losses(found: Findings, batch: Labelled, shown: int) -> dict[str, Tensor]:
-    """Return the losses of the finder on the first `shown` pictures."""
-    mine = batch.sources < shown
-    boxes, sources, channels = batch.boxes[mine], batch.sources[mine], batch.channels[mine]
+def _sum(parts: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack(list(parts.values())).sum()
+
+
+def finder_losses(found: Findings, batch: Labelled) -> dict[str, Tensor]:
+    """Return the losses of the finder."""
+    boxes, sources, channels = batch.boxes, batch.sources, batch.channels
     cells = (boxes[:, :2] * CELLS).long().clamp(0, CELLS - 1)
     said = found.boxes[sources, channels, :, cells[:, 1], cells[:, 0]].float()
     wanted = torch.cat([boxes[:, :2] * CELLS - cells, boxes[:, 2:].log()], 1)
     return {
-        "heat": _focal(found.heat.float(), batch.heat[:shown]),
+        "heat": _focal(found.heat.float(), batch.heat),
         "box": (said - wanted).abs().mean(),
-        "background": 0.5 * F.cross_entropy(found.background.float(), batch.background[:shown]),
-        "kind": 0.25 * F.cross_entropy(found.kind.float(), batch.kind[:shown]),
+        "background": 0.5 * F.cross_entropy(found.background.float(), batch.background),
+        "kind": 0.25 * F.cross_entropy(found.kind.float(), batch.kind),
     }
 
 
