@@ -33,6 +33,9 @@ _FINE: Final = 3  # boards are drawn so many times as large
 _REFERENCE: Final = 96  # font size at which letters are measured
 
 
+Rgb = tuple[int, int, int]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The measures of a board, in lines."""
@@ -52,21 +55,20 @@ class Plan:
 @lru_cache(maxsize=128)
 def words_tile(words: Words) -> np.ndarray:
     """Return written words with their board, (SIDE, SIDE, 4) uint8 RGBA; place and size do not matter."""
-    tile = Image.new("RGBA", (SIDE, SIDE), (*words.ink_rgb, 0))
-    scale, left, top = _frame(words)
-    if words.board != "none":
-        body, rim, post = _masks(words.board, _longest(words), len(words.lines), _burst(words))
-        tile.paste((*_POST_RGB, 255), None, post)
-        tile.paste((*_edge_rgb(words), 255), None, rim)
-        tile.paste((*words.board_rgb, 255), None, body)
     letters = Image.new("L", (SIDE, SIDE))
-    _write(ImageDraw.Draw(letters), words, scale, left, top)
-    ink = Image.new("RGBA", (SIDE, SIDE), (*words.ink_rgb, 255))
+    _write(ImageDraw.Draw(letters), words, *_frame(words))
     if words.board == "none":
-        ink.putalpha(letters)
-        tile = ink
+        tile = Image.new("RGB", (SIDE, SIDE), words.ink_rgb)
+        tile.putalpha(letters)
     else:
-        tile.paste(ink, None, letters)
+        body, outline, post = _masks(words.board, _box_width(words), len(words.lines), _burst(words))
+        tile = _between(_edge_rgb(words), words.board_rgb, body)
+        if post is not None:
+            tile.paste(_POST_RGB, post)
+        box = letters.getbbox()
+        if box is not None:
+            tile.paste(words.ink_rgb, box, letters.crop(box))
+        tile.putalpha(outline)
     pixels = np.asarray(tile)
     pixels.setflags(write=False)
     return pixels
@@ -89,12 +91,14 @@ def line_class(line: str) -> int:
     return next((longest for longest in widths if len(line) <= longest), max(widths))
 
 
-def _longest(words: Words) -> str:
-    return max(words.lines, key=len)
+def _box_width(words: Words) -> float:
+    """Return the width of the text's box, in lines."""
+    longest = max(words.lines, key=len)
+    return _LINE_WIDTHS[script_of(longest)][line_class(longest)]
 
 
-def _plan(board: Board, longest: str, lines: int) -> Plan:
-    return _planned(board, _LINE_WIDTHS[script_of(longest)][line_class(longest)], lines)
+def _plan(words: Words) -> Plan:
+    return _planned(words.board, _box_width(words), len(words.lines))
 
 
 @cache
@@ -114,7 +118,7 @@ def _planned(board: Board, box: float, lines: int) -> Plan:
 def _content(words: Words) -> tuple[float, float]:
     """Return width and height of what is drawn, in lines."""
     if words.board != "none":
-        plan = _plan(words.board, _longest(words), len(words.lines))
+        plan = _plan(words)
         return plan.width, plan.height
     left, top, right, bottom = _ink(words)
     return right - left, bottom - top
@@ -128,7 +132,7 @@ def _frame(words: Words) -> tuple[float, float, float]:
     if words.board == "none":
         left, top, *_ = _ink(words)
         return SIDE / side, across - left, down - top
-    plan = _plan(words.board, _longest(words), len(words.lines))
+    plan = _plan(words)
     return SIDE / side, across + plan.left, down + plan.top
 
 
@@ -136,14 +140,14 @@ def _em(words: Words) -> float:
     """Return the font size, in lines, at which the widest line fits its box and capitals fit a line."""
     tall = _tall(words.font, script_of(words.lines[0]))
     widest = max(_measured(words.font, line)[1] for line in words.lines)
-    box = _LINE_WIDTHS[script_of(words.lines[0])][line_class(_longest(words))]
+    box = _box_width(words)
     return min(1 / tall, box / widest)
 
 
 def _ink(words: Words) -> tuple[float, float, float, float]:
     """Return the box of all letters, in lines, from the corner of the text's box."""
     em, tall = _em(words), _tall(words.font, script_of(words.lines[0]))
-    box = _LINE_WIDTHS[script_of(words.lines[0])][line_class(_longest(words))]
+    box = _box_width(words)
     boxes = []
     for index, line in enumerate(words.lines):
         _, width, top, bottom = _measured(words.font, line)
@@ -162,7 +166,7 @@ def _baseline(index: int, tall: float) -> float:
 def _write(pen: ImageDraw.ImageDraw, words: Words, scale: float, left: float, top: float) -> None:
     em, script = _em(words), script_of(words.lines[0])
     face = font(words.font, max(4, int(em * scale)))
-    box = _LINE_WIDTHS[script][line_class(_longest(words))]
+    box = _box_width(words)
     tall = em * _tall(words.font, script)
     for index, line in enumerate(words.lines):
         start, width, *_ = _measured(words.font, line)
@@ -188,41 +192,51 @@ def _burst(words: Words) -> bool:
     return words.board == "sticker" and sum(words.board_rgb) % 2 == 1
 
 
-def _edge_rgb(words: Words) -> tuple[int, ...]:
+def _edge_rgb(words: Words) -> Rgb:
     """Return the colour of a board's rim: that of the ink on a sign, elsewhere a shade of the board."""
     if words.board == "sign":
         return words.ink_rgb
     dark = sum(words.board_rgb) < 3 * 70
-    return tuple(round(c + (255 - c) * 0.3) if dark else round(c * 0.75) for c in words.board_rgb)
+    red, green, blue = (round(c + (255 - c) * 0.3) if dark else round(c * 0.75) for c in words.board_rgb)
+    return red, green, blue
 
 
-def _masks(board: Board, longest: str, lines: int, burst: bool) -> tuple[Image.Image, ...]:
-    """Return the masks of a board's body, of its rim with what it encloses, and of its post."""
-    return _drawn_masks(board, _LINE_WIDTHS[script_of(longest)][line_class(longest)], lines, burst)
+def _between(low: Rgb, high: Rgb, mask: Image.Image) -> Image.Image:
+    """Return a picture that is `low` where a mask is 0 and `high` where it is 255."""
+    tables = [[round(a + (b - a) * at / 255) for at in range(256)] for a, b in zip(low, high, strict=True)]
+    return Image.merge("RGB", [mask.point(table) for table in tables])
 
 
 @cache
-def _drawn_masks(board: Board, box: float, lines: int, burst: bool) -> tuple[Image.Image, ...]:
+def _masks(
+    board: Board, box: float, lines: int, burst: bool
+) -> tuple[Image.Image, Image.Image, tuple[int, int, int, int] | None]:
+    """Return where a board's face is and where all of it is, 0..255, and the pixels of a sign's post."""
     plan, fine = _planned(board, box, lines), SIDE * _FINE
     side = max(plan.width, plan.height)
     scale = fine / side
     left, top = (side - plan.width) / 2 * scale, (side - plan.height) / 2 * scale
     right, bottom = fine - 1 - left, top + plan.board * scale - 1
-    masks = [Image.new("L", (fine, fine)) for _ in range(3)]
-    body, rim, post = (ImageDraw.Draw(mask) for mask in masks)
+    masks = [Image.new("L", (fine, fine)) for _ in range(2)]
+    face, outline = (ImageDraw.Draw(mask) for mask in masks)
     if board == "sticker":
-        _round(body, fine, burst, 0.94)
-        _round(rim, fine, burst, 1.0)
+        _round(face, fine, burst, 0.94)
+        _round(outline, fine, burst, 1.0)
     else:
         corner, line = (0.3, 0.1) if board == "sign" else (0.04, 0.06)
-        rim.rounded_rectangle((left, top, right, bottom), corner * scale, 255)
+        outline.rounded_rectangle((left, top, right, bottom), corner * scale, 255)
         inset = line * scale
         frame = (left + inset, top + inset, right - inset, bottom - inset)
-        body.rounded_rectangle(frame, max(0.0, corner - line) * scale, 255)
+        face.rounded_rectangle(frame, max(0.0, corner - line) * scale, 255)
+    post = None
     if board == "sign":
-        half, foot = _POST[0] / 2 * scale, top + plan.height * scale - 1
-        post.rectangle((fine / 2 - half, bottom - scale / 2, fine / 2 + half, foot), 255)
-    return tuple(mask.resize((SIDE, SIDE), Image.Resampling.BOX) for mask in masks)
+        half, foot = _POST[0] / 2 * scale, top + plan.height * scale
+        outline.rectangle((fine / 2 - half, bottom, fine / 2 + half, foot), 255)
+        post = tuple(
+            round(edge / _FINE) for edge in (fine / 2 - half - _FINE, bottom, fine / 2 + half + _FINE, foot)
+        )
+    smooth = [mask.resize((SIDE, SIDE), Image.Resampling.BOX) for mask in masks]
+    return smooth[0], smooth[1], post
 
 
 def _round(pen: ImageDraw.ImageDraw, fine: int, burst: bool, share: float) -> None:
