@@ -4,6 +4,7 @@ This is the reference; `compose` draws many scenes at once on any device and agr
 """
 
 from functools import cache, lru_cache
+from typing import Final
 
 import numpy as np
 from PIL import Image
@@ -13,9 +14,11 @@ from danqing.data.world.scene import TEXTURES, Background, BackgroundKind, Item,
 from danqing.data.world.tiles import extent, tile
 
 Box = tuple[int, int, int, int]
-"""Left, top, right and bottom in pixels, right and bottom just outside; it may reach over the picture's edge."""
+"""Left, top, right and bottom in pixels, the last two just outside; may reach over the picture's edge."""
 
-SHADOW = (20, 20, 28)
+SHADOW: Final = (20, 20, 28)
+ROWS: Final[tuple[BackgroundKind, ...]] = ("solid", "gradient", "ground")
+"""Backgrounds with one colour a row."""
 
 
 def render(scene: Scene, atlas: Atlas, size: int = 128) -> np.ndarray:
@@ -49,7 +52,7 @@ def item_box(item: Item, size: int) -> Box:
 
 
 def shadow_box(item: Item, atlas: Atlas, size: int) -> Box:
-    """Return the box of the shadow that an item casts on the ground: flat, wider than the item, at its feet."""
+    """Return the box of the shadow that an item casts on the ground: flat, a bit wider, at its feet."""
     across, down = extent(item, atlas)
     span = item.size * across * size
     width, height = max(2, round(1.15 * span)), max(2, round(0.26 * span))
@@ -68,47 +71,55 @@ def shadow_mask() -> np.ndarray:
 
 def paint_background(background: Background, size: int) -> np.ndarray:
     """Return a background alone, (size, size, 3) uint8."""
+    if background.kind in ROWS:
+        return np.repeat(paint_rows(background, size)[:, None], size, 1)
+    first, second = tones(background)
+    return (first + blend(background.kind, background.period, size)[..., None] * (second - first)).astype(
+        np.uint8
+    )
+
+
+def paint_rows(background: Background, size: int) -> np.ndarray:
+    """Return the colour of each row of a background whose kind is one of `ROWS`, (size, 3) uint8."""
     first, second = tones(background)
     if background.kind == "solid":
-        return np.broadcast_to(first.astype(np.uint8), (size, size, 3)).copy()
-    if background.kind == "ground":
-        rows = first + _ground(background.horizon, size) * (second - first)
-        rows[: round(background.horizon * size)] = background.pale
-        return np.repeat(rows[:, None].astype(np.uint8), size, 1)
-    mixed = first + blend(background.kind, background.period, size)[..., None] * (second - first)
-    return mixed.astype(np.uint8)
+        return np.broadcast_to(first.astype(np.uint8), (size, 3))
+    axis = np.arange(size, dtype=np.float32)
+    if background.kind == "gradient":
+        return (first + ((axis + 0.5) / size)[:, None] * (second - first)).astype(np.uint8)
+    rows = first + np.clip((axis / size - background.horizon) / 0.45, 0, 1)[:, None] * (second - first)
+    rows[: round(background.horizon * size)] = background.pale
+    return rows.astype(np.uint8)
 
 
 def tones(background: Background) -> tuple[np.ndarray, np.ndarray]:
     """Return the two colours that a background mixes, (3,) float32 in 0..255; alike when it is solid."""
     rgb = np.array(background.rgb, np.float32)
+    if background.kind == "solid":
+        return rgb, rgb
     if background.kind in TEXTURES:
         return rgb, np.array(background.pale, np.float32)
     light = rgb + 0.16 * (255 - rgb)
-    return {"solid": (rgb, rgb), "ground": (light, rgb)}.get(background.kind, (light, rgb * 0.9))
+    return light, rgb if background.kind == "ground" else rgb * 0.9
 
 
 @lru_cache(maxsize=128)
 def blend(kind: BackgroundKind, period: float, size: int) -> np.ndarray:
-    """Return how much of the second tone each pixel of a gradient, radial or textured background has.
+    """Return how much of the second tone each pixel of a radial or textured background has.
 
     (size, size) float32 in 0..1; textures are antialiased: the share of a pixel that the second tone covers.
     Do not write to it.
     """
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size
     y, x = axis[:, None], axis[None]
-    if kind == "gradient":
-        return np.repeat(y, size, 1)
     if kind == "radial":
         return np.clip(np.hypot(y - 0.5, x - 0.5) / 0.7, 0, 1).astype(np.float32)
     if kind == "stripes":
         return _covered((_wave((x + y) / period) - 0.25) * period / np.sqrt(2), size)
     if kind == "dots":
         return _covered(0.27 * period - _nearest_dot(x / period, y / period) * period, size)
-    # the sign of a product is a checkerboard; near a corner the nearer edge counts
-    sides = [(_wave(along / period) - 0.25) * period for along in (x, y)]
-    inside = [2 * _covered(side, size) - 1 for side in sides]
-    return (0.5 + 0.5 * inside[0] * inside[1]).astype(np.float32)
+    across, down = (2 * _covered((_wave(along / period) - 0.25) * period, size) - 1 for along in (x, y))
+    return 0.5 + 0.5 * across * down  # the signs of two waves multiply to a checkerboard
 
 
 def _backdrop(scene: Scene, atlas: Atlas, size: int) -> Image.Image:
@@ -131,13 +142,8 @@ def _shape(box: Box) -> tuple[int, int]:
     return box[2] - box[0], box[3] - box[1]
 
 
-def _ground(horizon: float, size: int) -> np.ndarray:
-    """Return the ramp of a ground from its horizon to the front, (size, 1) float32 in 0..1."""
-    return np.clip((np.arange(size, dtype=np.float32) / size - horizon) / 0.45, 0, 1)[:, None]
-
-
 def _covered(distance: np.ndarray, size: int) -> np.ndarray:
-    """Turn a distance inside an edge (a fraction of the picture) into the share of the pixel that is inside."""
+    """Turn how far inside an edge a pixel lies (a fraction of the picture) into the share of it inside."""
     return np.clip(0.5 + distance * size, 0, 1).astype(np.float32)
 
 
@@ -147,5 +153,5 @@ def _wave(phase: np.ndarray) -> np.ndarray:
 
 
 def _nearest_dot(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the distance to the nearest dot, of which each cell has one in its middle and one at its corners."""
+    """Return the distance to the nearest dot; a cell has one in its middle and one at its corners."""
     return np.minimum(np.hypot(_wave(x), _wave(y)), np.hypot(_wave(x + 0.5), _wave(y + 0.5)))

@@ -163,4 +163,4 @@ class Scene:
 def second_tone(rgb: tuple[int, int, int]) -> tuple[int, int, int]:
     """Return a near tone of the same colour word, for textures: lighter when dark, darker when light."""
     dark = sum(rgb) < 3 * 110
-    return tuple(round(c + (255 - c) * 0.16) if dark else round(c * 0.86) for c in rgb)  # type: ignore[return-value]
+    return tuple(round(c + (255 - c) * 0.1) if dark else round(c * 0.91) for c in rgb)  # type: ignore[return-value]

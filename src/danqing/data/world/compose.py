@@ -1,0 +1,327 @@
+"""The compositor: many scenes at once, in torch, on any device.
+
+`render` says what a scene looks like; this draws the same pictures within 2 of 255. All that is pasted are
+square tiles with premultiplied alpha, resampled as Pillow does it: an antialiased cubic filter (linear for
+shadows), first along the rows, then along the columns, rounded to bytes after each.
+
+There are two orders of work, and either draws every scene on every device. On a CPU scenes are painted one
+after another, each paste on its own box. An accelerator has no time for small pieces: there all scenes get
+their first paste together, then their second, and so on; two matrix products resample a tile and put it in
+its place.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from danqing.data.atlas import Atlas
+from danqing.data.world.render import (
+    ROWS,
+    SHADOW,
+    Box,
+    blend,
+    item_box,
+    paint_rows,
+    shadow_box,
+    shadow_mask,
+    tones,
+)
+from danqing.data.world.scene import Background, BackgroundKind, Item, Scene, Thing
+from danqing.data.world.tiles import tile
+from danqing.errors import DataError
+
+_CPU_SCENES: Final = 8  # painted together: their canvas stays in the cache of a core
+_DEVICE_PIXELS: Final = 2**22  # painted together elsewhere: 256 scenes of 128 pixels
+_STEPS: Final = 2.0**15  # weights are multiples of 1 / 32768: fp32 sums of byte x weight are exact
+
+
+def compose(
+    scenes: Sequence[Scene],
+    atlas: Atlas,
+    size: int = 128,
+    *,
+    device: torch.device | str = "cpu",
+    bank: "TileBank | None" = None,
+    by_rank: bool | None = None,
+) -> torch.Tensor:
+    """Draw scenes as (batch, 3, size, size) uint8 RGB on `device`, equal to `render` within 2 of 255.
+
+    A scene gives the same bytes alone or in a batch (on CUDA as long as fp32 products are not left to TF32).
+    Tiles stay in `bank`, by default one for each atlas and device of the process, which is not for several
+    threads at once. `by_rank` chooses the order of work: true draws all scenes paste by paste, false scene by
+    scene, which is the default on a CPU. Raises DataError for a bank of another atlas or device.
+    """
+    device = torch.device(device)
+    bank = bank if bank is not None else _shared_bank(atlas, device)
+    if bank.atlas is not atlas or bank.device != device:
+        raise DataError(f"expected a bank of this atlas on {device}, found another one on {bank.device}")
+    by_rank = device.type != "cpu" if by_rank is None else by_rank
+    together = max(1, _DEVICE_PIXELS // size**2) if by_rank else _CPU_SCENES
+    pictures = torch.empty(len(scenes), 3, size, size, dtype=torch.uint8, device=device)
+    for start in range(0, len(scenes), together):
+        some = scenes[start : start + together]
+        canvas = _paint_backgrounds([scene.background for scene in some], size, device)
+        pastes = [_pastes(scene, atlas, size) for scene in some]
+        if by_rank:
+            _paste_by_rank(canvas, pastes, bank)
+        else:
+            _paste_one_by_one(canvas, pastes, bank)
+        pictures[start : start + together] = canvas.add_(0.5)  # the cast cuts off
+    return pictures
+
+
+class TileBank:
+    """Tiles of an atlas on a device, premultiplied: each is uploaded once and stays while there is room.
+
+    Tiles of one side share a shelf, which grows up to `capacity` tiles (64 KiB each at 128 pixels); then a
+    new tile takes the place of the one unused for longest.
+    """
+
+    def __init__(self, atlas: Atlas, device: torch.device | str = "cpu", *, capacity: int = 4096):
+        self.atlas = atlas
+        self.device = torch.device(device)
+        self.capacity = capacity
+        self._shelves: dict[int, _Shelf] = {}
+        self._sides: dict[object, int] = {}
+
+    def find(self, items: Sequence[Item | None]) -> list[tuple[int, int]]:
+        """Return side and place of the tile of each item, uploading those that are missing; None is a shadow.
+
+        Places hold until the next call. Raises DataError when a shelf cannot hold all of them at once.
+        """
+        keys = [None if item is None else _appearance(item) for item in items]
+        wanted: dict[int, set[object]] = {}
+        missing: dict[int, dict[object, np.ndarray]] = {}
+        for key, item in zip(keys, items, strict=True):
+            side = self._sides.get(key)
+            if side is None:
+                pixels = _shadow_tile() if item is None else tile(item, self.atlas)
+                side = len(pixels)
+                missing.setdefault(side, {})[key] = pixels
+            else:
+                self._shelves[side].places.move_to_end(key)
+            wanted.setdefault(side, set()).add(key)
+        most = max(map(len, wanted.values()), default=0)
+        if most > self.capacity:
+            raise DataError(f"expected {self.capacity} tiles at once, found {most}; raise the capacity")
+        for side, tiles in missing.items():
+            if side not in self._shelves:
+                self._shelves[side] = _Shelf(side, self.device, self.capacity)
+            for gone in self._shelves[side].put(tiles):
+                del self._sides[gone]
+            self._sides |= dict.fromkeys(tiles, side)
+        return [(self._sides[key], self._shelves[self._sides[key]].places[key]) for key in keys]
+
+    def pixels(self, side: int) -> torch.Tensor:
+        """Return a shelf, (places, side, side, 4) uint8, until the next `find`."""
+        return self._shelves[side].pixels
+
+    def __len__(self) -> int:
+        return len(self._sides)
+
+
+class _Shelf:
+    """Tiles of one side, least recently used first."""
+
+    def __init__(self, side: int, device: torch.device, capacity: int):
+        self.pixels = torch.empty(0, side, side, 4, dtype=torch.uint8, device=device)
+        self.places: OrderedDict[object, int] = OrderedDict()
+        self.capacity = capacity
+
+    def put(self, tiles: Mapping[object, np.ndarray]) -> list[object]:
+        """Add tiles and return the keys that had to go."""
+        gone, places = [], []
+        for key in tiles:
+            if len(self.places) < self.capacity:
+                place = len(self.places)
+            else:
+                old, place = self.places.popitem(last=False)
+                gone.append(old)
+            self.places[key] = place
+            places.append(place)
+        self._grow(len(self.places))
+        device = self.pixels.device
+        new = _upload(np.stack([_premultiplied(tile) for tile in tiles.values()]), device)
+        self.pixels.index_copy_(0, _upload(np.array(places), device), new)
+        return gone
+
+    def _grow(self, count: int) -> None:
+        if count > len(self.pixels):
+            room = min(self.capacity, max(64, 2 * count))
+            grown = self.pixels.new_empty(room, *self.pixels.shape[1:])
+            grown[: len(self.pixels)] = self.pixels
+            self.pixels = grown
+
+
+class _Paste(NamedTuple):
+    item: Item | None
+    """None is a shadow."""
+    box: Box
+
+
+def _pastes(scene: Scene, atlas: Atlas, size: int) -> list[_Paste]:
+    """List what is pasted on the background, in order."""
+    pastes = [_Paste(item, item_box(item, size)) for item in scene.items]
+    if scene.background.kind == "ground":
+        pastes[:0] = [_Paste(None, shadow_box(item, atlas, size)) for item in scene.items]
+    return [paste for paste in pastes if _reaches_in(paste.box, size)]
+
+
+def _paste_one_by_one(canvas: torch.Tensor, pastes: Sequence[Sequence[_Paste]], bank: TileBank) -> None:
+    size = canvas.shape[-1]
+    places = iter(bank.find([paste.item for some in pastes for paste in some]))
+    for picture, some in zip(canvas, pastes, strict=True):
+        layers: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = {}
+        for (item, (left, top, right, bottom)), (side, place) in zip(some, places, strict=False):
+            key = (side, place, right - left, bottom - top)  # several of a kind are scaled once
+            if key not in layers:
+                tile = bank.pixels(side)[place].permute(2, 0, 1)[None]
+                mode = "bilinear" if item is None else "bicubic"
+                scaled = F.interpolate(tile, (bottom - top, right - left), mode=mode, antialias=True)
+                layers[key] = _layer(scaled[0].contiguous().float())
+            colour, keep = layers[key]
+            x, y = max(left, 0), max(top, 0)
+            here = picture[:, y : min(bottom, size), x : min(right, size)]
+            if here.shape[1:] != keep.shape[1:]:
+                part = (
+                    ...,
+                    slice(y - top, y - top + here.shape[1]),
+                    slice(x - left, x - left + here.shape[2]),
+                )
+                colour, keep = colour[part], keep[part]
+            torch.addcmul(colour, here, keep, out=here)
+
+
+def _paste_by_rank(canvas: torch.Tensor, pastes: Sequence[Sequence[_Paste]], bank: TileBank) -> None:
+    """Give every scene its first paste, then its second, and so on: a few kernels for each rank and side."""
+    size = canvas.shape[-1]
+    for rank in range(max(map(len, pastes))):
+        turn = [(index, some[rank]) for index, some in enumerate(pastes) if rank < len(some)]
+        groups: dict[tuple[int, bool], list[tuple[int, ...]]] = {}
+        for (index, paste), (side, place) in zip(turn, bank.find([p.item for _, p in turn]), strict=True):
+            groups.setdefault((side, paste.item is None), []).append((index, place, *paste.box))
+        for (side, linear), rows in groups.items():
+            table = _upload(np.ascontiguousarray(np.array(rows).T), canvas.device)
+            index, place = table[0], table[1]
+            weights = _weights(table[2:4], table[4:6], side, size, linear=linear)
+            tiles = bank.pixels(side).index_select(0, place)
+            colour, keep = _layer(_resample(tiles, weights[0], weights[1]))
+            below = canvas.index_select(0, index)
+            canvas.index_copy_(0, index, torch.addcmul(colour, below, keep))
+
+
+def _resample(tiles: torch.Tensor, across: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    """Scale and place tiles (batch, side, side, 4) by weights (batch, size, side): (batch, 4, size, size)."""
+    batch, side, _, bands = tiles.shape
+    rows = tiles.transpose(2, 3).reshape(batch, side * bands, side).float()
+    rows = _to_bytes(torch.bmm(rows, across.transpose(1, 2)))
+    columns = _to_bytes(torch.bmm(down, rows.view(batch, side, -1)))
+    return columns.view(batch, -1, bands, across.shape[1]).transpose(1, 2)
+
+
+def _weights(start: torch.Tensor, end: torch.Tensor, side: int, size: int, *, linear: bool) -> torch.Tensor:
+    """Return how much each of `side` tile pixels gives to each of `size` pixels of an axis of the picture.
+
+    (..., size, side) fp32 for tiles that lie from `start` to `end` (...); pixels outside get nothing. A
+    filter is stretched over the tile pixels that become one pixel, as Pillow does it.
+    """
+    start, end = start[..., None], end[..., None]
+    axis = torch.arange(size, device=start.device)
+    scale = side / (end - start)
+    centre = (axis - start + 0.5) * scale
+    distance = (torch.arange(side, device=start.device) + 0.5 - centre[..., None]).abs_()
+    distance = distance.div_(scale.clamp(min=1)[..., None])
+    weight = (1 - distance).clamp_(min=0) if linear else _cubic(distance)
+    inside = (axis >= start) & (axis < end)
+    weight = weight * (inside / weight.sum(-1).clamp_(min=0.1))[..., None]
+    return weight.mul_(_STEPS).round_().div_(_STEPS)
+
+
+def _cubic(distance: torch.Tensor) -> torch.Tensor:
+    """Return the cubic convolution kernel with a = -1/2 (Keys 1981, equation 4 with its optimal a)."""
+    near = (1.5 * distance - 2.5) * distance.square() + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return torch.where(distance < 1, near, far) * (distance < 2)
+
+
+def _layer(scaled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turn premultiplied bytes (..., 4, height, width) into the colour a paste adds and the share it keeps.
+
+    Pillow divides by alpha, cuts off and multiplies again when it pastes; so does this.
+    """
+    alpha = scaled[..., 3:, :, :]
+    straight = (scaled[..., :3, :, :] * 255).div_(alpha.clamp(min=1)).floor_().clamp_(max=255)
+    opacity = alpha * (1 / 255)
+    return straight.mul_(opacity), 1 - opacity
+
+
+def _paint_backgrounds(backgrounds: Sequence[Background], size: int, device: torch.device) -> torch.Tensor:
+    """Return (batch, 3, size, size) fp32 with whole numbers in 0..255."""
+    canvas = torch.empty(len(backgrounds), 3, size, size, device=device)
+    plain = [index for index, background in enumerate(backgrounds) if background.kind in ROWS]
+    if plain:
+        rows = np.stack([paint_rows(backgrounds[index], size) for index in plain])
+        colours = _upload(rows, device).float().transpose(1, 2)[..., None]
+        canvas.index_copy_(0, _upload(np.array(plain), device), colours.expand(-1, -1, -1, size))
+    mixed = [index for index, background in enumerate(backgrounds) if background.kind not in ROWS]
+    if mixed:
+        pairs = np.array([tones(backgrounds[index]) for index in mixed])
+        first, second = _upload(pairs, device)[..., None, None].unbind(1)
+        shares = torch.stack(
+            [_plane(b.kind, b.period, size, device) for b in map(backgrounds.__getitem__, mixed)]
+        )
+        canvas.index_copy_(
+            0,
+            _upload(np.array(mixed), device),
+            torch.addcmul(first, shares[:, None], second - first).floor_(),
+        )
+    return canvas
+
+
+@lru_cache(maxsize=128)
+def _plane(kind: BackgroundKind, period: float, size: int, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(blend(kind, period, size)).to(device)
+
+
+def _appearance(item: Item) -> object:
+    """Return what tells the tile of an item from others: everything but its size and place."""
+    if isinstance(item, Thing):
+        return item.concept, item.style, item.colour
+    return replace(item, size=1.0, x=0.5, y=0.5)
+
+
+def _shadow_tile() -> np.ndarray:
+    mask = shadow_mask()
+    return np.dstack([np.broadcast_to(np.array(SHADOW, np.uint8), (*mask.shape, 3)), mask])
+
+
+@lru_cache(maxsize=4)
+def _shared_bank(atlas: Atlas, device: torch.device) -> TileBank:
+    return TileBank(atlas, device)
+
+
+def _premultiplied(pixels: np.ndarray) -> np.ndarray:
+    """Multiply the colours of RGBA bytes by their alpha, as Pillow does before it scales."""
+    return np.asarray(Image.fromarray(pixels).convert("RGBa"))
+
+
+def _to_bytes(levels: torch.Tensor) -> torch.Tensor:
+    """Round to whole numbers in 0..255, halves up; in place."""
+    return levels.add_(0.5).floor_().clamp_(0, 255)
+
+
+def _reaches_in(box: Box, size: int) -> bool:
+    return box[0] < size and box[1] < size and box[2] > 0 and box[3] > 0
+
+
+def _upload(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Copy to a device without waiting for what it is doing."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
