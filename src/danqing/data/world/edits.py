@@ -1,7 +1,7 @@
 """Edits as changes of the state: a scene before, a scene after, and what was done.
 
-Nothing is drawn here and no words are chosen: `instructions` words an edit, `render` draws both of its scenes.
-What an edit does not name stays exactly where it was.
+Nothing is drawn here and no words are chosen: `instructions` words an edit, `render` draws both of its
+scenes. What an edit does not name stays exactly where it was.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +14,11 @@ import numpy as np
 from danqing.data.atlas import Atlas
 from danqing.data.colours import COLOURS
 from danqing.data.world.layout import overlap, place_beside, place_free, stand_in
-from danqing.data.world.sample import choose, draw_background, dyes, visible_colour
+from danqing.data.world.portraits import portrait_colours
+from danqing.data.world.sample import choose, draw_background, dyes, merge, visible_colour
 from danqing.data.world.scene import OPPOSITE, SHAPE, Relation, Scene, SceneKind, Thing
 from danqing.data.world.split import contains_held_out
-from danqing.data.world.words import another_text
+from danqing.data.world.words import another_text, readable_on
 
 EditKind = Literal[
     "add",
@@ -58,7 +59,7 @@ Change = Callable[[np.random.Generator, Scene, Atlas, int], "tuple[Scene, Relati
 def sample_edit(scene: Scene, rng: np.random.Generator, atlas: Atlas) -> Edit:
     """Draw an edit that the scene allows; its target holds nothing held out unless the source does.
 
-    Raises nothing: every kind of scene has an edit that always works (its background).
+    Raises nothing: every kind of scene has an edit that always works (its background or its text).
     """
     while True:
         kind = choose(rng, _KINDS[scene.kind])
@@ -74,6 +75,8 @@ def sample_edit(scene: Scene, rng: np.random.Generator, atlas: Atlas) -> Edit:
 
 def _subject(rng: np.random.Generator, scene: Scene, kind: EditKind) -> int | None:
     """Draw what an edit is about; "the apple" must be the only apple, unless all of them change alike."""
+    if scene.relation == "inside" and kind in ("replace", "resize"):
+        return 0  # what it is inside of stays a shape, and large enough
     if kind in ("replace", "recolour"):
         return int(rng.integers(len(scene.things)))
     if kind not in ("remove", "move", "resize"):
@@ -129,13 +132,16 @@ def _recolour(
     return _changed(scene, subject, lambda t: replace(t, colour=colour), atlas)
 
 
-def _background(rng: np.random.Generator, scene: Scene, atlas: Atlas, _: int) -> tuple[Scene, None]:
+def _background(rng: np.random.Generator, scene: Scene, atlas: Atlas, _: int) -> tuple[Scene, None] | None:
     old = scene.background
     taken = {old.colour, *(visible_colour(thing, atlas) for thing in scene.things)}
-    if scene.words is not None:
-        taken |= {scene.words.ink, scene.words.board_colour}
-    new = draw_background(rng, choose(rng, [word for word in COLOURS if word not in taken]), old.kind)
-    return replace(scene, background=replace(new, horizon=old.horizon, period=old.period)), None
+    if scene.portrait is not None:
+        taken |= portrait_colours(scene.portrait)
+    drawn = draw_background(rng, choose(rng, [word for word in COLOURS if word not in taken]), old.kind)
+    new = replace(drawn, horizon=old.horizon, period=old.period)
+    if scene.words is not None and not readable_on(scene.words, new):
+        return None
+    return replace(scene, background=new), None
 
 
 def _style(rng: np.random.Generator, scene: Scene, atlas: Atlas, _: int) -> tuple[Scene, None] | None:
@@ -193,9 +199,12 @@ def _swap(_: np.random.Generator, scene: Scene, atlas: Atlas, __: int) -> tuple[
     return replace(scene, things=things, relation=OPPOSITE[scene.relation]), None
 
 
-def _text(rng: np.random.Generator, scene: Scene, _: Atlas, __: int) -> tuple[Scene, None]:
+def _text(rng: np.random.Generator, scene: Scene, atlas: Atlas, _: int) -> tuple[Scene, None] | None:
     assert scene.words is not None
-    return replace(scene, words=another_text(rng, scene.words)), None
+    words = another_text(rng, scene.words)
+    if any(overlap(words, thing, atlas) for thing in scene.things):
+        return None
+    return replace(scene, words=words), None
 
 
 def _new_thing(rng: np.random.Generator, old: Thing, scene: Scene, atlas: Atlas) -> Thing | None:
@@ -220,8 +229,10 @@ def _changed(
 
 
 def _swapped(scene: Scene, things: Sequence[Thing], atlas: Atlas) -> tuple[Scene, None] | None:
-    """Put things in the places of the scene's own, unless one would vanish into its background."""
+    """Put things in the places of the scene's own, unless one would vanish into what is behind it."""
     if any(visible_colour(thing, atlas) == scene.background.colour for thing in things):
+        return None
+    if scene.relation in ("inside", "front") and merge(things[0], things[1], atlas):
         return None
     ground = scene.background.kind == "ground"
     placed = tuple(stand_in(old, new, atlas, ground) for old, new in zip(scene.things, things, strict=True))

@@ -1,4 +1,4 @@
-"""Where things go: apart unless they are meant to overlap, inside the picture, on the ground if there is one."""
+"""Where things go: apart unless they are to overlap, inside the picture, on the ground if there is one."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from danqing.data.atlas import Atlas
-from danqing.data.world.scene import Relation, Thing
+from danqing.data.world.scene import Item, Relation, Thing
 from danqing.data.world.tiles import extent
 
 Spot = tuple[float, float, float]
@@ -122,8 +122,8 @@ def stand_in(old: Thing, new: Thing, atlas: Atlas, ground: bool) -> Thing:
     return replace(new, y=round(max(feet, height + MARGIN) - height / 2, 4))
 
 
-def overlap(one: Thing, other: Thing, atlas: Atlas) -> bool:
-    """Tell whether the boxes of two things overlap, or all but touch."""
+def overlap(one: Item, other: Item, atlas: Atlas) -> bool:
+    """Tell whether the boxes of two items overlap, or all but touch."""
     a, b = _box(one, atlas), _box(other, atlas)
     across, down = max(a[0], b[0]) - min(a[2], b[2]), max(a[1], b[1]) - min(a[3], b[3])
     return max(across, down) < MARGIN
@@ -161,6 +161,6 @@ def _inside(thing: Thing, atlas: Atlas) -> Thing:
     return replace(thing, x=round(float(x), 4), y=round(float(y), 4))
 
 
-def _box(thing: Thing, atlas: Atlas) -> tuple[float, float, float, float]:
+def _box(thing: Item, atlas: Atlas) -> tuple[float, float, float, float]:
     width, height = (thing.size * side / 2 for side in extent(thing, atlas))
     return thing.x - width, thing.y - height, thing.x + width, thing.y + height

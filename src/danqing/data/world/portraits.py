@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Final
 
 import numpy as np
@@ -91,7 +91,7 @@ def portrait_tile(portrait: Portrait) -> np.ndarray:
 
 def portrait_extent(portrait: Portrait) -> tuple[float, float]:
     """Return width and height of a portrait as fractions of its tile; the larger one is 1."""
-    return _measured(_appearance(portrait))
+    return _measured(portrait.hair, portrait.hat)
 
 
 def _appearance(portrait: Portrait) -> Portrait:
@@ -106,10 +106,27 @@ def _appearance(portrait: Portrait) -> Portrait:
     )
 
 
-@lru_cache(maxsize=4096)
-def _measured(portrait: Portrait) -> tuple[float, float]:
-    opaque = _drawn(portrait)[..., 3] > 12
+@cache
+def _measured(hair: str, hat: str) -> tuple[float, float]:
+    """Measure any portrait with this hair and this hat: nothing else reaches the outline."""
+    opaque = _drawn(replace(_MODEL, hair=hair, hat=hat))[..., 3] > 12
     return float(opaque.any(0).sum() / SIDE), float(opaque.any(1).sum() / SIDE)
+
+
+_MODEL: Final = Portrait(
+    skin="light",
+    hair="bald",
+    hair_colour="black",
+    glasses="none",
+    hat="none",
+    hat_colour="black",
+    beard=False,
+    mouth="neutral",
+    shirt="blue",
+    size=1.0,
+    x=0.5,
+    y=0.5,
+)
 
 
 @lru_cache(maxsize=512)
@@ -145,14 +162,11 @@ def _centred(picture: Image.Image) -> np.ndarray:
     _, top, _, bottom = picture.getchannel("A").getbbox() or (0, 0, _FINE, _FINE)
     moved = Image.new("RGBA", picture.size)
     moved.paste(picture, (0, (_FINE - top - bottom) // 2))
-    alpha = np.asarray(moved.getchannel("A"), np.float32)[..., None] / 255
-    # colours are averaged over what is covered, so the edge does not darken
-    parts = (np.asarray(moved, np.float32) * alpha).reshape(SIDE, 4, SIDE, 4, 4).mean((1, 3))
-    covered = parts[..., 3:] / 255
-    pixels = np.concatenate([parts[..., :3] / np.maximum(covered, 1e-6), 255 * covered], -1)
-    rounded = np.clip(pixels, 0, 255).round().astype(np.uint8)
-    rounded.setflags(write=False)
-    return rounded
+    # premultiplied, so that edges do not darken
+    small = moved.convert("RGBa").resize((SIDE, SIDE), Image.Resampling.BOX).convert("RGBA")
+    pixels = np.array(small)
+    pixels.setflags(write=False)
+    return pixels
 
 
 def _choose(rng: np.random.Generator, choices: Sequence[str]) -> str:
