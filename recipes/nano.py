@@ -24,7 +24,7 @@ from danqing.conditioning.tokenizer import Tokenizer
 from danqing.conditioning.tokenizer_training import train_tokenizer
 from danqing.data.atlas import Atlas
 from danqing.data.cache import ExampleCache, SceneEncoder
-from danqing.data.corpus import corpus
+from danqing.data.language.corpus import corpus
 from danqing.data.pictures import PictureSource
 from danqing.data.world import SceneKind, held_out_prompts
 from danqing.errors import ConfigError

@@ -9,7 +9,7 @@ from danqing.conditioning.images import to_pixels
 from danqing.conditioning.text import encode_prompts
 from danqing.data.atlas import packaged_atlas
 from danqing.data.cache import ExampleCache, SceneEncoder
-from danqing.data.captions import caption
+from danqing.data.language import caption
 from danqing.data.world import contains_held_out, render, sample_scene
 
 SIZE = 16
@@ -145,7 +145,7 @@ def test_captions_come_in_the_chosen_languages(make, encoder):
 
 def test_scenes_come_in_the_chosen_kinds(make, encoder):
     recording = Recording(encoder)
-    make(encoder=recording, shares=(0.0, 0.0, 1.0), shard_size=20).shard(0)
+    make(encoder=recording, shares={"pair": 1.0}, shard_size=20).shard(0)
     assert {scene.kind for scene in recording.scenes} == {"pair"}
 
 

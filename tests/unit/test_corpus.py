@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from danqing.data.atlas import packaged_atlas
-from danqing.data.captions import caption, facts
 from danqing.data.concepts import LANGUAGES, concepts
-from danqing.data.corpus import corpus, draw_language, draw_text, ordered, words
-from danqing.data.phrases import phrases
+from danqing.data.language import caption, facts, ordered
+from danqing.data.language.corpus import corpus, draw_language, draw_text, words
+from danqing.data.language.tables import table
 from danqing.data.world import RELATIONS, sample_scene
 
 
@@ -24,6 +24,10 @@ def texts():
     [
         ("红色背景上有一个苹果。", ["红色", "背景", "上", "有", "一", "个", "苹果", "。"]),
         ("粉色地板", ["粉色", "地板"]),
+        ("红色条纹背景", ["红色", "条纹", "背景"]),
+        ("写着“停”的牌子", ["写着", "“", "停", "”", "的", "牌子"]),
+        ("苹果在狗的前面", ["苹果", "在", "狗", "的", "前面"]),
+        ("赤い縞模様の背景", ["赤い", "縞模様", "の", "背景"]),
         ("a red apple, on a blue table", ["a red apple, on a blue table"]),
         ("manzana (azul)", ["manzana (azul)"]),
         ("", []),
@@ -35,10 +39,10 @@ def test_chinese_is_cut_between_words_and_other_writing_stays_whole(text, pieces
 
 def test_every_chinese_noun_and_colour_stands_alone():
     rng, atlas = np.random.default_rng(1), packaged_atlas()
-    colours = phrases()["zh"]["colour"]
+    colours = table("zh").words["colour"]
     for _ in range(200):
         scene = sample_scene(rng, atlas)
-        text = caption(scene, "zh", rng, atlas)
+        text = caption(scene, "zh", rng, atlas, length="full")
         said = words(text)
         assert "".join(said) == text
         assert {concepts()[thing.concept].chinese for thing in scene.things} <= set(said), text
@@ -61,6 +65,7 @@ def test_all_kinds_of_texts_appear_in_their_shares(texts):
         assert text.prompt.strip()
         assert bool(text.answer) == (text.task == "describe")
         assert text.labels is None or text.task == "generate"
+    assert any(text.task == "generate" and "”" in text.prompt for text in texts)
     shares = [kinds[kind] / len(texts) for kind in ("generate", "edit", "describe", "sign")]
     assert shares == pytest.approx([0.60, 0.18, 0.15, 0.07], abs=0.05)
 
@@ -85,7 +90,7 @@ def test_the_shares_of_languages_can_be_chosen():
 def test_both_ways_of_saying_a_relation_have_the_same_labels():
     rng, atlas = np.random.default_rng(0), packaged_atlas()
     scenes = [sample_scene(rng, atlas) for _ in range(100)]
-    assert {scene.relation for scene in scenes} == {None, *RELATIONS}
+    assert {"left", "right", "above", "below"} <= {scene.relation for scene in scenes}
     for scene in scenes:
         before = facts(scene, atlas)
         after = ordered(before)

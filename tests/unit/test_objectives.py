@@ -14,12 +14,12 @@ from danqing.conditioning.templates import DESCRIBE, EDIT_PLUS, GENERATE
 from danqing.conditioning.text import encode_prompts
 from danqing.data.atlas import packaged_atlas
 from danqing.data.cache import ExampleCache, SceneEncoder
-from danqing.data.captions import facts
 from danqing.data.colours import COLOURS
 from danqing.data.concepts import concepts
-from danqing.data.corpus import Text, draw_text, ordered
+from danqing.data.language import facts, ordered
+from danqing.data.language.corpus import Text, draw_text
 from danqing.data.pictures import PictureSource
-from danqing.data.world import RELATIONS, Background, Scene, Thing
+from danqing.data.world import RELATIONS, Background, Scene, Thing, Words
 from danqing.models.mmdit import MMDiT
 from danqing.models.vae import VAE
 from danqing.models.vlm import VLM
@@ -224,8 +224,8 @@ def thing(code, colour=None):
     return Thing(code, "flat", colour, 0.4, 0.5, 0.5)
 
 
-def scene(kind, relation, *things, background="orange"):
-    return Scene(things, Background.plain(background), kind, relation)
+def scene(relation, *things, background="orange"):
+    return Scene(things, Background.plain(background), relation)
 
 
 def targets(language, *scenes):
@@ -237,9 +237,9 @@ def targets(language, *scenes):
 def test_facts_of_scenes(language):
     codes = list(concepts())
     apple, dog, orange, green = codes.index(APPLE), codes.index(DOG), *map(COLOURS.index, ("orange", "green"))
-    one = scene("single", None, thing(APPLE, "green"), background="black")
-    three = scene("count", None, *[thing(DOG)] * 3)
-    two = scene("pair", "above", thing(APPLE, "green"), thing(DOG))
+    one = scene(None, thing(APPLE, "green"), background="black")
+    three = scene(None, *[thing(DOG)] * 3)
+    two = scene("above", thing(APPLE, "green"), thing(DOG))
     nothing, no_colour, no_relation = len(codes), len(COLOURS), len(RELATIONS)
     assert targets(language, one, three, two) == {
         "first": [apple, dog, apple],
@@ -255,10 +255,28 @@ def test_facts_of_scenes(language):
 @pytest.mark.parametrize(("relation", "inverse"), [("left", "right"), ("above", "below")])
 def test_the_left_or_upper_thing_comes_first(language, relation, inverse):
     apple, dog = thing(APPLE, "green"), thing(DOG)
-    found = targets(language, scene("pair", relation, apple, dog), scene("pair", inverse, dog, apple))
+    found = targets(language, scene(relation, apple, dog), scene(inverse, dog, apple))
     assert all(first == second for first, second in found.values())
     assert found["first"][0] == list(concepts()).index(APPLE)
     assert found["relation"][0] == RELATIONS.index(relation)
+
+
+def test_words_without_things_tell_their_background_alone(language):
+    words = Words(
+        lines=("OPEN",),
+        font="",
+        ink="white",
+        ink_rgb=(255, 255, 255),
+        board="none",
+        board_colour=None,
+        board_rgb=(0, 0, 0),
+        size=0.8,
+        x=0.5,
+        y=0.5,
+    )
+    found = targets(language, Scene((), Background.plain("red"), words=words))
+    assert found.pop("background") == [COLOURS.index("red")]
+    assert set(map(tuple, found.values())) == {(UNKNOWN,)}
 
 
 def test_texts_without_labels_have_no_facts(language):
@@ -270,13 +288,13 @@ def test_heads_have_the_classes_of_their_facts(language, trainee):
     classes = fact_classes()
     assert {name: head.out_features for name, head in trainee.heads.items()} == classes
     assert classes == {
-        "first": 300,
-        "second": 301,
+        "first": len(concepts()),
+        "second": len(concepts()) + 1,
         "count": 10,
         "first_colour": 12,
         "second_colour": 12,
         "background": 11,
-        "relation": 5,
+        "relation": 8,
     }
     for step in range(3):
         for name, column in language.batch(step).facts.items():

@@ -83,7 +83,7 @@ def preview(output: Path, count: int, seed: int, language: str, atlas: Path | No
     import numpy as np
 
     from danqing.data.atlas import Atlas, packaged_atlas
-    from danqing.data.captions import caption
+    from danqing.data.language import caption
     from danqing.data.preview import preview as draw_sheet
     from danqing.data.world import sample_scene
 

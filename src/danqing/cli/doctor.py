@@ -110,11 +110,12 @@ def _disk() -> str:
 
 def _data() -> str:
     from danqing.data.atlas import packaged_atlas
-    from danqing.data.concepts import concepts
-    from danqing.data.phrases import phrases
+    from danqing.data.concepts import LANGUAGES, concepts
+    from danqing.data.language.tables import table
 
     atlas = packaged_atlas()
-    return f"{len(concepts())} things in {len(atlas.styles)} styles, phrases in {len(phrases())} tables"
+    phrasings = sum(len(patterns) for name in LANGUAGES for patterns in table(name).patterns.values())
+    return f"{len(concepts())} things in {len(atlas.styles)} styles, {phrasings} phrasings"
 
 
 def _model(name: str) -> str:

@@ -2,13 +2,21 @@
 
 from danqing.data.assets import build_atlas
 from danqing.data.atlas import Atlas
-from danqing.data.captions import Labels, caption, facts, sign_text
 from danqing.data.colours import COLOURS
 from danqing.data.concepts import LANGUAGES, Concept, concepts
-from danqing.data.world.edits import Edit
-from danqing.data.instructions import edit_instruction, question
+from danqing.data.language import (
+    Labels,
+    Length,
+    caption,
+    edit_instruction,
+    facts,
+    instruction,
+    ordered,
+    question,
+)
 from danqing.data.preview import preview
 from danqing.data.world import Background, Prompt, Scene, Thing, held_out_prompts, render, sample_scene
+from danqing.data.world.edits import Edit
 
 __all__ = [
     "COLOURS",
@@ -18,6 +26,7 @@ __all__ = [
     "Concept",
     "Edit",
     "Labels",
+    "Length",
     "Prompt",
     "Scene",
     "Thing",
@@ -27,9 +36,10 @@ __all__ = [
     "edit_instruction",
     "facts",
     "held_out_prompts",
+    "instruction",
+    "ordered",
     "preview",
     "question",
     "render",
     "sample_scene",
-    "sign_text",
 ]

@@ -17,8 +17,8 @@ from danqing.conditioning.images import to_pixels
 from danqing.conditioning.text import encode_prompts
 from danqing.conditioning.tokenizer import Tokenizer
 from danqing.data.atlas import Atlas
-from danqing.data.captions import caption
-from danqing.data.corpus import draw_language
+from danqing.data.language import caption
+from danqing.data.language.corpus import draw_language
 from danqing.data.world import KIND_SHARES, Scene, SceneKind, render, sample_scene
 from danqing.models.vae import VAE
 from danqing.models.vlm import VLM

@@ -14,8 +14,8 @@ import numpy as np
 
 from danqing.conditioning.tokenizer import Tokenizer
 from danqing.data.atlas import Atlas
-from danqing.data.captions import caption
 from danqing.data.concepts import LANGUAGES, core_codes
+from danqing.data.language import caption
 from danqing.data.world import Scene, SceneKind, sample_scene
 from danqing.data.world.split import any_held_out, combinations, is_held_out
 from danqing.evaluation.items import Clause, Item, Position
@@ -222,7 +222,9 @@ def _length_items(tokens: int, atlas: Atlas, codes: Sequence[str]) -> Iterator[A
     """Yield prompts of about so many tokens: more things and longer sentences."""
     rng = np.random.default_rng([_SEED, tokens])
     count = _token_counter()
-    shares: dict[SceneKind, float] = {"single": 0.7, "count": 0.3} if tokens == 10 else {"pair": 0.5, "group": 0.5}
+    shares: dict[SceneKind, float] = (
+        {"single": 0.7, "count": 0.3} if tokens == 10 else {"pair": 0.5, "group": 0.5}
+    )
     while True:
         scene = sample_scene(rng, atlas, shares=shares, codes=codes)
         length: Literal["full", "long"] = "long" if tokens >= 40 else "full"

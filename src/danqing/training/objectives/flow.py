@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from danqing.conditioning.latents import pack
 from danqing.conditioning.text import encode_prompts
 from danqing.data.cache import ExampleCache, Examples
-from danqing.data.captions import caption
+from danqing.data.language import caption
 from danqing.data.world import sample_scene
 from danqing.models.mmdit import MMDiT
 from danqing.models.rope import GridShape

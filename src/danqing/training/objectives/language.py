@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from danqing.conditioning.templates import DESCRIBE, EDIT_PLUS, GENERATE, Template
 from danqing.conditioning.tokenizer import Tokenizer
 from danqing.data.atlas import Atlas
-from danqing.data.captions import Labels, caption, facts
 from danqing.data.colours import COLOURS
 from danqing.data.concepts import LANGUAGES, concepts
-from danqing.data.corpus import Text, draw_text, ordered
+from danqing.data.language import Labels, caption, facts, ordered
+from danqing.data.language.corpus import Text, draw_text
 from danqing.data.world import RELATIONS, sample_scene
 from danqing.models.vlm import VLM
 from danqing.training.optim import short_attention
@@ -122,7 +122,8 @@ class Language:
             last = features[torch.arange(len(features)), batch.ends]
             label = group[0] if len(group) == 1 else "other"
             for name in ("first", "second", "count", "relation"):
-                right = model.heads[name](last).argmax(-1).cpu() == batch.facts[name]
+                known = batch.facts[name] != _UNKNOWN  # words and faces hold no things
+                right = model.heads[name](last).argmax(-1).cpu()[known] == batch.facts[name][known]
                 scores[f"{label}_{name}"] = float(right.float().mean())
         return scores
 
@@ -159,6 +160,8 @@ def _fact_targets(labels: list[Labels | None]) -> dict[str, Tensor]:
 def _values(label: Labels) -> dict[str, int]:
     two = len(label.concepts) > 1
     none = {name: classes - 1 for name, classes in fact_classes().items()}
+    if not label.concepts:
+        return dict.fromkeys(none, _UNKNOWN) | {"background": label.background}
 
     def colour(index: int) -> int:
         return label.colours[index] if label.colours[index] >= 0 else none["first_colour"]

@@ -5,23 +5,34 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from danqing.data.atlas import Atlas
-from danqing.data.captions import Labels, caption, facts, sign_text
+from danqing.data.colours import COLOURS
 from danqing.data.concepts import LANGUAGES, concepts
-from danqing.data.instructions import edit_instruction, question
-from danqing.data.phrases import labels, phrases
-from danqing.data.world import OPPOSITE, RELATIONS, sample_scene
+from danqing.data.language.captions import caption
+from danqing.data.language.facts import Labels, facts, ordered
+from danqing.data.language.instructions import edit_instruction
+from danqing.data.language.questions import question
+from danqing.data.language.tables import pick, table
+from danqing.data.world.sample import draw_background, sample_scene
+from danqing.data.world.scene import Scene
+from danqing.data.world.words import sample_words
 
 _LANGUAGE_SHARES: Final = MappingProxyType({"en": 0.40, "zh": 0.24})  # the other ten share the rest equally
-_TASK_SHARES = (0.60, 0.78, 0.93)  # cumulative: caption, edit, question; the rest are signs
+_TASK_SHARES: Final = (0.60, 0.78, 0.93)  # cumulative: caption, edit, question; the rest says what is written
 
-_FUNCTION_WORDS = "背景 风格 画风 渐变 一张 图片 纯色 床の上 スタイル"
-_NUMERALS = "一二两三四五六七八九"
-_MARKS = "，。、：（）“”？的有和在"
+_FUNCTION_WORDS: Final = (
+    "风格 画风 渐变 一张 图片 画面 图中 这是 这张 这幅 我们 看到 可以 一共 总共 正好 没有 东西 位于 之间 "
+    "中间 两头 里面 颜色 字样 文字 写着 写有 皮肤 的人 请画 画一 生成 条纹 圆点 波点 格子 方格 背景 纯色 "
+    "床の上 スタイル 縞模様 ストライプ 水玉模様 格子模様 チェック柄 グラデーション 無地 大きさ 文字 "
+    "見え ありますか 何色"
+)
+_PHRASES: Final = ("background", "backgrounds", "see", "nothing", "head")  # lists of more than words
+_NUMERALS: Final = "一二两三四五六七八九"
+_MARKS: Final = "，。、：（）“”「」『』？的有和在の"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,19 +53,18 @@ def draw_language(rng: np.random.Generator, shares: Mapping[str, float] = _LANGU
 
 
 def draw_text(rng: np.random.Generator, atlas: Atlas) -> Text:
-    """Draw a caption with its labels, an edit instruction, a question with its answer, or a sign."""
+    """Draw a caption with its labels, an edit instruction, a question with its answer, or a sign's text."""
     scene, language = sample_scene(rng, atlas), draw_language(rng)
     task = rng.random()
     if task < _TASK_SHARES[0]:
-        return Text(
-            task="generate", prompt=caption(scene, language, rng, atlas), labels=ordered(facts(scene, atlas))
-        )
+        labels = ordered(facts(scene, atlas))
+        return Text(task="generate", prompt=caption(scene, language, rng, atlas), labels=labels)
     if task < _TASK_SHARES[1]:
         return Text(task="edit", prompt=edit_instruction(scene, language, rng, atlas)[0])
     if task < _TASK_SHARES[2]:
         asked, answer = question(scene, language, rng, atlas)
         return Text(task="describe", prompt=asked, answer=answer)
-    return Text(task="generate", prompt=sign_text(rng, "zh" if language == "zh" else "en"))
+    return Text(task="generate", prompt=caption(_sign(rng), language, rng, atlas))
 
 
 def corpus(rng: np.random.Generator, atlas: Atlas, count: int) -> Iterator[str]:
@@ -74,27 +84,28 @@ def words(text: str) -> list[str]:
     return [word for word in _unspaced_words().split(text) if word]
 
 
+def _sign(rng: np.random.Generator) -> Scene:
+    colour = pick(rng, COLOURS)
+    return Scene((), draw_background(rng, colour, "solid"), words=sample_words(rng, (colour,)))
+
+
 @cache
 def _unspaced_words() -> re.Pattern[str]:
-    chinese, japanese = phrases()["zh"], labels("ja")
     known = {word for concept in concepts().values() for word in (concept.chinese, concept.names["ja"])}
-    for kind in ("colour", "style", "at"):
-        known |= set(chinese[kind].values())
-    known |= set(chinese["ground"])
-    known |= {*japanese["colour"].values(), *japanese["on"].values(), *japanese["at"].values()}
     known |= {concept.measure for concept in concepts().values()}
+    for language in ("zh", "ja"):
+        single = {name: words for name, words in table(language).words.items() if name not in _PHRASES}
+        for leaf in _leaves(single):
+            known |= {part for part in re.split(r"\{\w*\}", leaf) if part}
     known |= {*_FUNCTION_WORDS.split(), *_NUMERALS, *_MARKS}
+    known = {word for word in known if not word.isascii()}
     return re.compile("(" + "|".join(re.escape(word) for word in sorted(known, key=len, reverse=True)) + ")")
 
 
-def ordered(labels: Labels) -> Labels:
-    """Return labels with the left or upper thing first, so that both ways of saying a relation agree."""
-    if labels.relation < 0 or RELATIONS[labels.relation] not in ("right", "below"):
-        return labels
-    return Labels(
-        concepts=labels.concepts[::-1],
-        counts=labels.counts[::-1],
-        colours=labels.colours[::-1],
-        background=labels.background,
-        relation=RELATIONS.index(OPPOSITE[RELATIONS[labels.relation]]),
-    )
+def _leaves(content: Any) -> Iterator[str]:
+    """Yield every text of nested lists and tables."""
+    if isinstance(content, str):
+        yield content
+    else:
+        for inner in content.values() if isinstance(content, dict) else content:
+            yield from _leaves(inner)
