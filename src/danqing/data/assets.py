@@ -1,20 +1,12 @@
-"""Openly licensed emoji pictures as training sprites: pinned sources and the builder of the atlas.
+"""Openly licensed emoji pictures as training sprites: the sets, one style each, and the builder of the atlas.
 
-Packages are fetched by the ordinary `npm` client, pinned by version and by the sha512 of their archive, and
-read in memory: nothing is unpacked to disk and no code of theirs runs. Every source below permits training
-and release of the trained weights; sets with share-alike or proprietary art are left out on purpose.
+Every set below permits training and release of the trained weights; sets with share-alike or proprietary art
+are left out on purpose.
 """
 
-import base64
-import hashlib
 import io
-import json
-import shutil
-import subprocess
-import tarfile
 import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,54 +14,41 @@ import numpy as np
 from PIL import Image
 
 from danqing.data.atlas import Sprite, write_atlas
-from danqing.data.concepts import concepts
+from danqing.data.concepts import concepts, core_codes, missing_pictures
+from danqing.data.packages import Source, open_pictures
 from danqing.errors import DataError, ResourceError
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """One pinned package of pictures or names."""
-
-    name: str
-    version: str
-    integrity: str
-    """Subresource integrity of the archive: "sha512-" and base64."""
-    licence: str
-    attribution: str
-    style: str = ""
-    """The style word of captions; empty for packages without pictures."""
-    layout: str = "names"
-    """Where pictures lie: "iconify" (SVG bodies in one JSON) or "files" (assets/CODE.webp)."""
-
+_NOTO: Final = Source(
+    name="@iconify-json/noto",
+    version="1.2.9",
+    style="shaded",
+    layout="coded",
+    licence="Apache-2.0",
+    attribution="Noto Emoji, Google",
+    integrity="sha512-DQiuXENbun41ch+XPSV55H9FaWKpHTyz46YIKtSaKYD4fIDDzL1tR6H4np/T38jfrTAeI3rcKF0mqHYeZVAuaw==",
+)
+_FLUENT_FLAT: Final = Source(
+    name="@iconify-json/fluent-emoji-flat",
+    version="1.2.6",
+    style="flat",
+    layout="coded",
+    licence="MIT",
+    attribution="Fluent Emoji, Microsoft Corporation",
+    integrity="sha512-RY47RgPb47fYUiyrA64sIOL0+UU02s29sXpNBbIQRBUlPlfNFTKUmZDERGuxDs/7yNGWqQYvuaSYM1M4fRXlUw==",
+)
 
 STYLES: Final = (
-    Source(
-        name="@iconify-json/noto",
-        version="1.2.9",
-        style="shaded",
-        layout="iconify",
-        licence="Apache-2.0",
-        attribution="Noto Emoji, Google",
-        integrity="sha512-DQiuXENbun41ch+XPSV55H9FaWKpHTyz46YIKtSaKYD4fIDDzL1tR6H4np/T38jfrTAeI3rcKF0mqHYeZVAuaw==",
-    ),
+    _NOTO,
     Source(
         name="@iconify-json/twemoji",
         version="1.2.5",
         style="cartoon",
-        layout="iconify",
+        layout="coded",
         licence="CC-BY-4.0",
         attribution="Twemoji, Twitter and other contributors",
         integrity="sha512-uKpuIEV0v6K5BW3Mjdyl+XKFVAbbcPxAgifKvEMtZoUZB5+YiY5zaMm2uNNCxyXzAWU9yNLlj41WU6/mvgALsw==",
     ),
-    Source(
-        name="@iconify-json/fluent-emoji-flat",
-        version="1.2.6",
-        style="flat",
-        layout="iconify",
-        licence="MIT",
-        attribution="Fluent Emoji, Microsoft Corporation",
-        integrity="sha512-RY47RgPb47fYUiyrA64sIOL0+UU02s29sXpNBbIQRBUlPlfNFTKUmZDERGuxDs/7yNGWqQYvuaSYM1M4fRXlUw==",
-    ),
+    _FLUENT_FLAT,
     Source(
         name="@lobehub/fluent-emoji-3d",
         version="1.1.0",
@@ -79,10 +58,61 @@ STYLES: Final = (
         attribution="Fluent Emoji, Microsoft Corporation; packaged by LobeHub",
         integrity="sha512-Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g==",
     ),
+    Source(
+        name="@iconify-json/noto-v1",
+        version="1.2.5",
+        style="bold",
+        layout="named",
+        names=_NOTO,
+        licence="Apache-2.0",
+        attribution="Noto Emoji until 2017, Google",
+        integrity="sha512-/DsVMius69Q0fRS53z7QK1TROSuar606jiIx+laXtdsYGMXpf6LtHBx6CGfoo3UHHb/XpBsw+1L1x3eyPqMuVA==",
+    ),
+    Source(
+        name="@iconify-json/fluent-emoji",
+        version="1.2.7",
+        style="glossy",
+        layout="named",
+        names=_FLUENT_FLAT,
+        licence="MIT",
+        attribution="Fluent Emoji, Microsoft Corporation",
+        integrity="sha512-D8G6bKAyIsyxP1rzZtIWr/gg/fO4Rg1+DyCWlfqKK4h8W+4Em/Y0P6QYgJUQTlUcagzJvSyg+9OBv4hz4Hc/QA==",
+    ),
+    Source(
+        name="@iconify-json/emojione",
+        version="1.2.3",
+        style="detailed",
+        layout="named",
+        names=_NOTO,
+        licence="CC-BY-4.0",
+        attribution="EmojiOne 2.2, Ranks.com, with contributions from the EmojiTwo community",
+        integrity="sha512-T9+T3HIbJNLKKsmxYKlaYhvnHYkz/HNYTV7SHCXVZPfeUi4FqskY70YeN8yYAZT8cCv7w5vJxS4Q1m8zb9CMMg==",
+    ),
+    Source(
+        name="@iconify-json/streamline-emojis",
+        version="1.2.4",
+        style="outlined",
+        layout="named",
+        names=_NOTO,
+        licence="CC-BY-4.0",
+        attribution="Streamline Emojis, Streamline",
+        integrity="sha512-iNr9T9XuZVTyQPJO8ZlLxBzPkpi7qMl+z1l0C31vpEMqhPMelth3n7CeWQYtixdetDPdI81yeG4ROqjWpYJE6A==",
+    ),
+    Source(
+        name="@iconify-json/fxemoji",
+        version="1.2.2",
+        style="simple",
+        layout="named",
+        licence="CC-BY-4.0",
+        attribution="FxEmojis, Mozilla Foundation",
+        integrity="sha512-UAasRaxzFUKfIGSmLwnoarsssA4LX0VLLuEmplIqM6ZNQqIQRtav8tZ4H1neTlBreXuMQyAifr5jP4kn78DpiQ==",
+    ),
 )
-"""The picture sets of the first world, one style each. A further permitted set is one more row."""
+"""The picture sets, one style word each; their order is the order of styles everywhere.
 
-NAMES: Final = (
+The licence is that of the pictures: the package of FxEmojis names the licence of its code."""
+
+CLDR: Final = (
     Source(
         name="cldr-annotations-full",
         version="48.2.0",
@@ -91,119 +121,91 @@ NAMES: Final = (
         integrity="sha512-DV7A+rEcgUSNTRsVGNGqBZRmAkGfwhGHO5Q1dRwzBoBnVrHWp804JP7/QJdEc66iHmx3+zLWVIMCFLm0lW7PUQ==",
     ),
     Source(
-        name="emojibase-data",
-        version="17.0.0",
-        licence="MIT",
-        attribution="Emojibase, Miles Johnson",
-        integrity="sha512-Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNEC0m2SEmItljHsTygjA==",
+        name="cldr-annotations-derived-full",
+        version="48.2.0",
+        licence="Unicode-3.0",
+        attribution="Unicode CLDR, Unicode, Inc.",
+        integrity="sha512-log62km+AOzI7n/NEuNNFV0mg9DWnt67EYCh1RwxZq9dyRuyteB586LT83Ke8TchEfnwI9cIk2P31zO4nTvZmw==",
     ),
 )
+EMOJIBASE: Final = Source(
+    name="emojibase-data",
+    version="17.0.0",
+    licence="MIT",
+    attribution="Emojibase, Miles Johnson",
+    integrity="sha512-Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNEC0m2SEmItljHsTygjA==",
+)
+NAMES: Final = (*CLDR, EMOJIBASE)
 """Names, groups and order of emoji: read once, to make `concepts.json`."""
-
-_MAX_MEMBER: Final = 64 * 2**20
 
 
 def build_atlas(
     out: Path | str,
     styles: Iterable[str] | None = None,
     *,
+    codes: Sequence[str] | None = None,
     size: int = 128,
     archives: Path | str | None = None,
     quality: int | None = None,
+    alpha_quality: int = 100,
+    progress: Callable[[str, int], None] | None = None,
 ) -> Path:
-    """Draw every concept in every style and write one atlas file.
+    """Draw concepts in every style that has them and write one atlas file.
 
     Args:
-        out: the safetensors file to write.
+        out: the safetensors file to write, under a temporary name until it is whole.
         styles: style words of `STYLES`; all of them when None.
+        codes: concepts to draw; the core when None.
         size: side of a sprite in pixels.
         archives: folder where package archives are kept between builds; a temporary one when None.
         quality: lossy WebP quality 1..100; lossless when None.
+        alpha_quality: 100 keeps the alpha channel of lossy pictures exact.
+        progress: called with what is being done and how many concepts are drawn.
 
-    Raises DataError for an unknown style, a wrong archive or a missing picture, ResourceError without npm or
-    resvg.
+    Raises DataError for an unknown style or concept, a wrong archive or fewer pictures than there were when
+    the concepts were chosen, ResourceError without npm or resvg.
     """
     wanted = tuple(styles) if styles is not None else tuple(source.style for source in STYLES)
     if unknown := sorted(set(wanted) - {source.style for source in STYLES}):
         raise DataError(f"expected styles among {[source.style for source in STYLES]}, found {unknown}")
+    codes = tuple(codes) if codes is not None else core_codes()
+    if unknown := sorted(set(codes) - set(concepts())):
+        raise DataError(f"expected codes of concepts.json, found {unknown[:3]}")
     chosen = [source for source in STYLES if source.style in wanted]
-    sprites: dict[tuple[str, str], Sprite] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        for source in chosen:
-            pictures = open_pictures(source, fetch(source, Path(archives or scratch)))
-            for code in concepts():
-                if code not in pictures:
-                    raise DataError(
-                        f"{source.name} {source.version} has no picture of {code}; remake concepts.json"
-                    )
-                sprites[code, source.style] = Sprite.of(trim(draw(pictures[code], 2 * size), size))
     licences = {source.style: f"{source.attribution} ({source.licence})" for source in chosen}
-    return write_atlas(Path(out), list(concepts()), licences, sprites, quality=quality)
-
-
-def fetch(source: Source, folder: Path) -> Path:
-    """Return the verified archive of `source` in `folder`, packing it with npm when it is not there yet."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{source.name.removeprefix('@').replace('/', '-')}-{source.version}.tgz"
-    if not path.exists():
-        npm = shutil.which("npm")
-        if npm is None:
-            raise ResourceError(
-                f"expected npm to fetch {source.name}@{source.version}, found none; install Node.js"
-            )
-        command = [npm, "pack", "--silent", "--ignore-scripts", f"{source.name}@{source.version}"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode or not path.exists():
-            last = (done.stderr.strip() or "no message").splitlines()[-1]
-            raise DataError(f"npm could not pack {source.name}@{source.version}: {last}")
-    found = "sha512-" + base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
-    if found != source.integrity:
-        raise DataError(
-            f"expected {path.name} with {source.integrity}, found {found}; delete it and try again"
-        )
-    return path
-
-
-def read_member(archive: Path, member: str) -> bytes:
-    """Read one file of a package archive, refusing more than 64 MiB."""
-    with tarfile.open(archive) as tar:
-        try:
-            entry = tar.getmember(f"package/{member}")
-        except KeyError:
-            raise DataError(f"expected {member} in {archive.name}, found none") from None
-        if not entry.isfile() or entry.size > _MAX_MEMBER:
-            raise DataError(f"expected {member} of {archive.name} to be a file up to {_MAX_MEMBER} bytes")
-        return tar.extractfile(entry).read()  # type: ignore[union-attr]
-
-
-def open_pictures(source: Source, archive: Path) -> dict[str, bytes]:
-    """Map code ("1F34E", without variation selectors) to SVG or WebP bytes for every picture of a package."""
-    if source.layout == "iconify":
-        icons, codes = (json.loads(read_member(archive, name)) for name in ("icons.json", "chars.json"))
-        aliases = {name: entry["parent"] for name, entry in icons.get("aliases", {}).items()}
-        bodies = {}
-        for code, name in codes.items():
-            icon = icons["icons"].get(aliases.get(name, name))
-            if icon is not None:
-                width, height = (icon.get(side, icons.get(side, 16)) for side in ("width", "height"))
-                bodies[plain_code(code)] = (
-                    f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">'
-                    f"{icon['body']}</svg>"
-                ).encode()
-        return bodies
-    with tarfile.open(archive) as tar:
-        files = [
-            entry for entry in tar if entry.isfile() and entry.name.endswith(".webp") and entry.size < 2**20
-        ]
-        return {
-            plain_code(Path(entry.name).stem): tar.extractfile(entry).read()  # type: ignore[union-attr]
-            for entry in files
+    report = progress or (lambda text, done: None)
+    with tempfile.TemporaryDirectory() as scratch:
+        sets = {
+            source.style: _pictures(source, codes, Path(archives or scratch), report) for source in chosen
         }
+    return write_atlas(
+        Path(out), licences, _sprites(sets, codes, size, report), quality=quality, alpha_quality=alpha_quality
+    )
 
 
-def plain_code(code: str) -> str:
-    """Upper-case a hexadecimal code and drop variation selectors, by which the sets differ."""
-    return "-".join(part for part in code.upper().split("-") if part != "FE0F")
+def _pictures(
+    source: Source, codes: tuple[str, ...], folder: Path, report: Callable[[str, int], None]
+) -> dict[str, bytes]:
+    """Return the pictures of the concepts that a set draws, and those only."""
+    report(f"fetching {source.name}", 0)
+    pictures = open_pictures(source, folder)
+    missing = missing_pictures().get(source.style, frozenset())
+    if lost := [code for code in codes if (code in pictures) == (code in missing)]:
+        raise DataError(
+            f"expected the pictures of {source.name} that concepts.json knows, found a difference at "
+            f"{lost[:3]}; make concepts.json again"
+        )
+    return {code: pictures[code] for code in codes if code in pictures}
+
+
+def _sprites(
+    sets: dict[str, dict[str, bytes]], codes: tuple[str, ...], size: int, report: Callable[[str, int], None]
+) -> Iterator[tuple[str, str, Sprite]]:
+    for done, code in enumerate(codes):
+        report("drawing", done)
+        for style, pictures in sets.items():
+            if code in pictures:
+                yield code, style, Sprite.of(trim(draw(pictures[code], 2 * size), size))
 
 
 def draw(picture: bytes, size: int) -> Image.Image:

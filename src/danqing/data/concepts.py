@@ -4,13 +4,13 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Final
+from typing import Any, Final
 
 LANGUAGES: Final = ("en", "zh", "es", "fr", "de", "pt", "it", "ja", "ko", "ru", "ar", "hi")
 """Caption languages; English and Chinese are written as phrases, the rest as labels."""
 
-_AN: Final = ("hourglass",)
-_A: Final = ("unicorn",)
+_AN: Final = ("hour",)
+_A: Final = ("unicorn", "unicycle", "ukulele", "uniform", "one ", "euro", "ewe")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +20,7 @@ class Concept:
     code: str
     """Hexadecimal code points, upper case, as in "1F34E"."""
     group: str
+    """animals, food, travel, activities, objects, faces or people."""
     english: str
     plural: str
     chinese: str
@@ -27,6 +28,10 @@ class Concept:
     """Chinese measure word."""
     names: dict[str, str]
     """Language -> label, for all of `LANGUAGES`."""
+    core: bool = False
+    """Whether it is one of the 500 that the packaged atlas and every comparison have."""
+    same: tuple[str, ...] = ()
+    """Codes that look so alike that a fair judge takes one for the other; never its own."""
 
     @property
     def indefinite(self) -> str:
@@ -42,6 +47,24 @@ def with_article(phrase: str) -> str:
 
 @cache
 def concepts() -> dict[str, Concept]:
-    """Return the 300 concepts by code, in their fixed order."""
-    rows = json.loads((resources.files("danqing.data") / "concepts.json").read_text("utf-8"))["concepts"]
-    return {row["code"]: Concept(**row) for row in rows}
+    """Return all concepts by code, in their fixed order: the core first."""
+    return {
+        row["code"]: Concept(**{**row, "same": tuple(row.get("same", ()))}) for row in _file()["concepts"]
+    }
+
+
+@cache
+def core_codes() -> tuple[str, ...]:
+    """Return the codes of the core, in their fixed order."""
+    return tuple(code for code, concept in concepts().items() if concept.core)
+
+
+@cache
+def missing_pictures() -> dict[str, frozenset[str]]:
+    """Return style -> codes of the concepts that its picture set does not draw."""
+    return {style: frozenset(codes) for style, codes in _file()["missing"].items()}
+
+
+@cache
+def _file() -> dict[str, Any]:
+    return json.loads((resources.files("danqing.data") / "concepts.json").read_text("utf-8"))
