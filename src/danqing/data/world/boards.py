@@ -177,7 +177,10 @@ def _write(pen: ImageDraw.ImageDraw, words: Words, scale: float, left: float, to
 @lru_cache(maxsize=16384)
 def _measured(name: str, line: str) -> tuple[float, float, float, float]:
     """Return start, width, top and bottom of a line's ink, from its baseline, in ems."""
-    left, top, right, bottom = font(name, _REFERENCE).getbbox(line, anchor="ls")
+    # `getbbox` of a font would count the empty space beside the letters
+    mask, (x, y) = font(name, _REFERENCE).getmask2(line, "L", anchor="ls")
+    inked = mask.getbbox() or (0, 0, 1, 1)
+    left, top, right, bottom = inked[0] + x, inked[1] + y, inked[2] + x, inked[3] + y
     return left / _REFERENCE, (right - left) / _REFERENCE, top / _REFERENCE, bottom / _REFERENCE
 
 
