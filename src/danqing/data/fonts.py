@@ -157,7 +157,8 @@ FONTS: Final = (
         ),
     ),
 )
-"""The faces of signs. Chinese ones hold the 3,755 characters of the first level of GB 2312-80."""
+"""The faces of signs. The Chinese ones hold every character of this package's tables, "heiti" also the 3,755
+of the first level of GB 2312-80."""
 
 _NOTO: Final = "{}, The Noto Project Authors"
 CAPTION_FACES: Final = (
@@ -303,12 +304,12 @@ def _folder() -> Path:
 def _characters(face: Face) -> str:
     """Return what a face must hold: ASCII, what belongs to its script, the words of its language."""
     text = _span(0x20, 0x7E)
-    if face.script == "chinese":
+    if face.name == "heiti":
         rows = range(0xB0, 0xD8)
         text += "".join(bytes((row, cell)).decode("gb2312", "ignore") for row in rows for cell in _CELLS)
     if face.language:
         text += "".join(sorted(caption_characters(face.language)))
-    return text + "×→“”‘’" + "".join(_span(first, last) for first, last in _ALSO.get(face.name, ()))
+    return text + "×→←“”‘’«»‹›" + "".join(_span(first, last) for first, last in _ALSO.get(face.name, ()))
 
 
 _ALSO: Final = {
