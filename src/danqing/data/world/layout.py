@@ -54,9 +54,9 @@ def place_related(
         spots = [(0.5, 0.5, 0.34 + 0.08 * at), (0.5, 0.5, 0.8 + 0.12 * at)]
         return _settle(rng, things, spots, atlas, False, 0.0)
     if relation == "front":
-        side = -1 if rng.random() < 0.5 else 1
+        way = -1 if rng.random() < 0.5 else 1
         back = 0.58 + 0.08 * at
-        spots = [(0.5 + side * 0.17, 0.66, 0.36 + 0.06 * at), (0.5 - side * 0.08, 0.45, back)]
+        spots = [(0.5 + way * 0.17, 0.66, 0.36 + 0.06 * at), (0.5 - way * 0.08, 0.45, back)]
         return _settle(rng, things, spots, atlas, False, 0.02)
     if relation == "between":
         side = 0.25 + 0.05 * at

@@ -134,7 +134,7 @@ def weighted(rng: np.random.Generator, shares: Mapping[T, float]) -> T:
         at -= share
         if at < 0:
             return choice
-    return next(reversed(shares))
+    return tuple(shares)[-1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
