@@ -62,7 +62,9 @@ def main() -> None:
     }
     for name, value in rates.items():
         print(f"{name:8} {value:8.0f} scenes/s")
-    print(f"compose is {report['compose_over_render']} times as fast; differs by {report['largest_difference']}")
+    print(
+        f"compose is {report['compose_over_render']} times as fast; differs by {report['largest_difference']}"
+    )
     text = json.dumps(report, indent=1)
     if options.json:
         options.json.write_text(text + "\n")

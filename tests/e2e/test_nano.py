@@ -8,7 +8,7 @@ from PIL import Image
 import danqing
 from danqing.conditioning.images import picture_parameters
 from danqing.data.world import held_out_prompts
-from danqing.scoring.match import packaged_matcher
+from danqing.scoring.match import first_concepts, packaged_matcher
 
 PROMPT = "a red apple on a blue table"
 
@@ -42,7 +42,7 @@ def test_it_heeds_the_prompt():
     """
     nano = danqing.load("nano")
     judge = packaged_matcher()
-    prompts = held_out_prompts(8)
+    prompts = held_out_prompts(8, codes=first_concepts())
     right = sum(
         judge.judge(np.asarray(nano.generate(item.prompt, seed=0))).background == item.background
         for item in prompts

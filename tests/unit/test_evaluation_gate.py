@@ -25,7 +25,7 @@ from danqing.models.vlm import VLM
 from danqing.models.vlm_config import VLMConfig
 from danqing.pipelines.generate import GenerateRequest
 from danqing.sampling.schedule import ScheduleConfig
-from danqing.scoring.match import Verdict
+from danqing.scoring.match import Verdict, first_concepts
 from danqing.weights.layouts import CheckpointInfo, write_folder
 
 REQUEST = GenerateRequest(prompt="-", size=(128, 128), steps=2, guidance=1.0, seed=0)
@@ -117,7 +117,7 @@ def test_other_weights_have_another_digest(model, tmp_path):
 
 
 def test_the_oracle_stand_in_scores_at_the_ceiling(tmp_path):
-    prompts = held_out_prompts(40)
+    prompts = held_out_prompts(40, codes=first_concepts())
     oracle = OracleStandIn(prompts)
     report = measure_drawing(oracle, REQUEST, settings={"model": "oracle stand-in"}, count=40, out=tmp_path)
     assert report.score == report.ceiling
@@ -133,7 +133,7 @@ def test_the_oracle_stand_in_scores_at_the_ceiling(tmp_path):
 
 
 def test_a_stand_in_that_ignores_its_prompt_scores_at_the_floor():
-    prompts = held_out_prompts(40)
+    prompts = held_out_prompts(40, codes=first_concepts())
     report = measure_drawing(ShuffledStandIn(prompts), REQUEST, settings={"model": "shuffled"}, count=40)
     assert report.score.object.share <= 0.05
     assert report.ceiling.object.share >= 0.97
@@ -142,7 +142,7 @@ def test_a_stand_in_that_ignores_its_prompt_scores_at_the_floor():
 
 
 def test_the_floor_counts_every_pair_of_two_prompts(model):
-    prompts = held_out_prompts(3)
+    prompts = held_out_prompts(3, codes=first_concepts())
     seen = [_verdict(prompts[1]), _verdict(prompts[1]), _verdict(prompts[1])]
     assert floor(seen, prompts).object == pytest.approx(2 / 6)
 
@@ -163,7 +163,7 @@ def test_reconstruction_of_held_out_scenes(model, tmp_path):
     value = reconstruction(vae, count=4, size=32, out=tmp_path / "pairs.png")
     assert np.isfinite(value)
     assert value == reconstruction(vae, count=4, size=32)
-    scenes = [prompt.scene for prompt in held_out_prompts(2)]
+    scenes = [prompt.scene for prompt in held_out_prompts(2, codes=first_concepts())]
     assert reconstruction(vae, scenes, size=32) != value
     with Image.open(tmp_path / "pairs.png") as page:
         assert page.size == (8 * 34 - 2, 32)

@@ -18,6 +18,7 @@ from danqing.data.colours import COLOURS
 from danqing.data.concepts import concepts
 from danqing.data.language import facts, ordered
 from danqing.data.language.corpus import Text, draw_text
+from danqing.data.language.nouns import nouns
 from danqing.data.pictures import PictureSource
 from danqing.data.world import RELATIONS, Background, Scene, Thing, Words
 from danqing.models.mmdit import MMDiT
@@ -240,7 +241,7 @@ def test_facts_of_scenes(language):
     one = scene(None, thing(APPLE, "green"), background="black")
     three = scene(None, *[thing(DOG)] * 3)
     two = scene("above", thing(APPLE, "green"), thing(DOG))
-    nothing, no_colour, no_relation = len(codes), len(COLOURS), len(RELATIONS)
+    nothing, no_colour, no_relation = len(nouns()), len(COLOURS), len(RELATIONS)
     assert targets(language, one, three, two) == {
         "first": [apple, dog, apple],
         "second": [nothing, nothing, dog],
@@ -288,8 +289,8 @@ def test_heads_have_the_classes_of_their_facts(language, trainee):
     classes = fact_classes()
     assert {name: head.out_features for name, head in trainee.heads.items()} == classes
     assert classes == {
-        "first": len(concepts()),
-        "second": len(concepts()) + 1,
+        "first": len(nouns()),
+        "second": len(nouns()) + 1,
         "count": 10,
         "first_colour": 12,
         "second_colour": 12,

@@ -62,7 +62,9 @@ def findings(*peaks: tuple[str, int, int, float, float]) -> Findings:
 
 
 def test_boxes_come_surest_first_and_faint_ones_not_at_all():
-    found = find_boxes(findings(("small", 4, 8, 0.2, 1.0), ("large", 16, 16, 0.8, 3.0), ("small", 28, 8, 0.2, -2.0)))
+    found = find_boxes(
+        findings(("small", 4, 8, 0.2, 1.0), ("large", 16, 16, 0.8, 3.0), ("small", 28, 8, 0.2, -2.0))
+    )
     assert [channel for channel, _, _ in found] == ["large", "small"]
     assert found[1][1].x == pytest.approx(4.5 / CELLS)
     assert found[0][1].width == pytest.approx(0.8)

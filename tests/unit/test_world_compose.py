@@ -83,9 +83,10 @@ def test_a_scene_gives_the_same_bytes_alone_and_in_any_company(
 @ORDERS
 def test_tiles_of_different_sides_share_a_picture(atlas: Atlas, scenes: list[Scene], by_rank: bool) -> None:
     mixed = MixedSides(atlas)
-    assert len({
-        mixed.sprite(code, style).shape[0] for code in atlas.codes for style in atlas.styles_of(code)
-    }) == 3
+    assert (
+        len({mixed.sprite(code, style).shape[0] for code in atlas.codes for style in atlas.styles_of(code)})
+        == 3
+    )
     drawn = [scene for scene in scenes if scene.kind == "pair"][:16]
     assert furthest(compose(drawn, mixed, 96, by_rank=by_rank), drawn, mixed) <= TOLERANCE
 
@@ -97,7 +98,9 @@ def test_a_small_bank_forgets_and_draws_the_same(atlas: Atlas, scenes: list[Scen
     small = TileBank(atlas, capacity=40)
     wide = compose(drawn, atlas, 64, by_rank=by_rank)
     for _ in range(2):
-        narrow = [compose(drawn[i : i + 8], atlas, 64, bank=small, by_rank=by_rank) for i in range(0, len(drawn), 8)]
+        narrow = [
+            compose(drawn[i : i + 8], atlas, 64, bank=small, by_rank=by_rank) for i in range(0, len(drawn), 8)
+        ]
         assert torch.equal(torch.cat(narrow), wide)
         assert len(small) <= 40
     things = {(thing.concept, thing.style, thing.colour) for scene in drawn for thing in scene.things}

@@ -86,7 +86,7 @@ def gate(
     show_default=True,
     help="How many prompts: minutes, or hours.",
 )
-@click.option("--rows", multiple=True, metavar="NAME", help="Only rows whose name begins so; may be repeated.")
+@click.option("--rows", multiple=True, metavar="NAME", help="Only rows whose name begins so; repeat.")
 @click.option("--earlier", metavar="MODEL", help="Another checkpoint to compare with.")
 @click.option(
     "--concepts",
@@ -94,7 +94,9 @@ def gate(
     metavar="N",
     help="Ask for the first N concepts of the core only.  [default: all 500]",
 )
-@click.option("--atlas", type=_FILE, metavar="FILE", help="Sprites of true renders.  [default: the package's]")
+@click.option(
+    "--atlas", type=_FILE, metavar="FILE", help="Sprites of true renders.  [default: the package's]"
+)
 @click.option("--steps", type=click.IntRange(min=1), metavar="N", help="[default: the checkpoint's own]")
 @click.option("--no-baselines", is_flag=True, help="Leave out the baseline that is told nothing.")
 @click.option("--plan", "plan_only", is_flag=True, help="Say what is missing and stop.")
@@ -128,8 +130,8 @@ def world(
 ) -> None:
     """Measure a checkpoint on the drawn world: things, colours, counts, relations, words, languages.
 
-    Draws and judges what is missing in the output folder, then prints the table and writes one page that works
-    offline. Stopped at any point it goes on where it was.
+    Draws and judges what is missing in the output folder, then prints the table and writes one page that
+    works offline. Stopped at any point it goes on where it was.
     """
     use_threads(threads)
     import danqing

@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from danqing.data.atlas import Sprite, write_atlas
-from danqing.data.concepts import concepts, core_codes, missing_pictures
+from danqing.data.atlas import Sprite, check_room, write_atlas
+from danqing.data.concepts import core_codes, drawn_codes, missing_pictures
 from danqing.data.packages import Source, open_pictures
 from danqing.errors import DataError, ResourceError
 
@@ -162,14 +162,14 @@ def build_atlas(
         alpha_quality: 100 keeps the alpha channel of lossy pictures exact.
         progress: called with what is being done and how many concepts are drawn.
 
-    Raises DataError for an unknown style or concept, a wrong archive or fewer pictures than there were when
+    Raises DataError for an unknown style or concept, a wrong archive or other pictures than there were when
     the concepts were chosen, ResourceError without npm or resvg.
     """
     wanted = tuple(styles) if styles is not None else tuple(source.style for source in STYLES)
     if unknown := sorted(set(wanted) - {source.style for source in STYLES}):
         raise DataError(f"expected styles among {[source.style for source in STYLES]}, found {unknown}")
     codes = tuple(codes) if codes is not None else core_codes()
-    if unknown := sorted(set(codes) - set(concepts())):
+    if unknown := sorted(set(codes) - set(drawn_codes())):
         raise DataError(f"expected codes of concepts.json, found {unknown[:3]}")
     chosen = [source for source in STYLES if source.style in wanted]
     licences = {source.style: f"{source.attribution} ({source.licence})" for source in chosen}
@@ -178,6 +178,7 @@ def build_atlas(
         sets = {
             source.style: _pictures(source, codes, Path(archives or scratch), report) for source in chosen
         }
+    check_room(sum(map(len, sets.values())), size)
     return write_atlas(
         Path(out), licences, _sprites(sets, codes, size, report), quality=quality, alpha_quality=alpha_quality
     )

@@ -28,16 +28,17 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from danqing.data.colours import COLOURS, DYES, dominant_colour, dominant_hue, dye
-from danqing.data.concepts import concepts
+from danqing.data.concepts import drawn_codes
 from danqing.errors import DataError
 
 FORMAT: Final = "danqing-atlas-2"
-MAX_BYTES: Final = 256 * 2**20
-"""Of a file: ten thousand lossless sprites of 128 pixels take about a third."""
+MAX_BYTES: Final = 512 * 2**20
+"""Of a file: ten thousand lossless sprites of 256 pixels take about half."""
 MAX_SIZE: Final = 512
 MAX_SPRITES: Final = 20_000
 """Twice what nine styles of 1,400 concepts can be."""
-MAX_DECODED: Final = 2**31
+MAX_DECODED: Final = 3 * 2**30
+"""Bytes of all sprites decoded: ten thousand of 256 pixels take 2.6 GB, of 128 pixels a quarter."""
 _DECODERS: Final = 4  # threads
 _OPAQUE: Final = 12  # alpha above which a pixel is content
 _TENSORS: Final = {
@@ -139,7 +140,7 @@ class Atlas:
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise DataError(f"expected atlas metadata in {path}, found it broken: {error!r}") from error
         _check_tensors(path, tensors, size, len(codes), len(licences))
-        if wrong := sorted(set(codes) - set(concepts()))[:3] or _repeated(codes):
+        if wrong := sorted(set(codes) - set(drawn_codes()))[:3] or _repeated(codes):
             raise DataError(
                 f"expected concepts of concepts.json once each in {path}, found {wrong}; build it again"
             )
@@ -258,7 +259,7 @@ def write_atlas(
         rows += [(len(strips), styles.index(style)) for _, style, _ in row]
         facts += [sprite.facts for _, _, sprite in row]
         strips[code], size = _encode(strip, quality, alpha_quality), len(strip)
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "webp": np.frombuffer(bytearray(b"".join(strips.values())), np.uint8),
         "offsets": np.cumsum([0, *map(len, strips.values())], dtype=np.int64),
         "rows": np.array(rows, np.int16),
@@ -272,6 +273,15 @@ def write_atlas(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_safetensors(path, {name: torch.from_numpy(value) for name, value in tensors.items()}, meta)
     return path
+
+
+def check_room(count: int, size: int) -> None:
+    """Raise DataError when `count` sprites of `size` pixels are none, or more than an atlas may hold."""
+    if not (0 < size <= MAX_SIZE and 0 < count <= MAX_SPRITES and count * size * size * 4 <= MAX_DECODED):
+        raise DataError(
+            f"expected up to {MAX_SPRITES} sprites within {MAX_SIZE} pixels and 3 GiB, found {count} of "
+            f"{size} pixels; take fewer or smaller ones"
+        )
 
 
 def _repeated(codes: list[str]) -> list[str]:
@@ -294,10 +304,7 @@ def _check_tensors(
     """Refuse counts, offsets and indices that do not fit together, before anything is decoded."""
     rows, offsets = tensors["rows"], tensors["offsets"]
     count = len(rows) if rows.ndim else 0
-    if not (0 < size <= MAX_SIZE and 0 < count <= MAX_SPRITES and count * size * size * 4 <= MAX_DECODED):
-        raise DataError(
-            f"expected sprites within {MAX_SIZE} pixels and 2 GiB, found {count} of {size} in {path}"
-        )
+    check_room(count, size)
     shapes = {"rows": (count, 2), "offsets": (concept_count + 1,), "webp": (tensors["webp"].size,)}
     for name, dtype in _TENSORS.items():
         found = tensors[name]

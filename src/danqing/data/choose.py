@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from danqing.data.assets import CLDR, EMOJIBASE, STYLES
-from danqing.data.concepts import LANGUAGES, concepts
+from danqing.data.concepts import LANGUAGES, core_codes
 from danqing.data.packages import fetch, open_pictures, plain_code, read_member
 from danqing.errors import DataError
 
@@ -84,7 +84,7 @@ def _core(
     ranked: list[str], known: dict[str, Any], drawn: dict[str, set[str]], dropped: set[str]
 ) -> list[str]:
     everywhere = set.intersection(*(drawn[source.style] for source in STYLES[:4]))
-    first = list(concepts())[:_FIRST]
+    first = list(core_codes())[:_FIRST]
     rest = [
         code
         for code in ranked
@@ -139,7 +139,7 @@ def _check_names(rows: list[dict[str, Any]]) -> None:
 
 
 def _cldr_names(archives: Path, language: str) -> dict[str, str]:
-    names = {}
+    names: dict[str, str] = {}
     for source, root in zip(CLDR, ("annotations", "annotationsDerived"), strict=True):
         text = read_member(fetch(source, archives), f"{root}/{language}/annotations.json")
         entries = json.loads(text)[root]["annotations"].items()

@@ -20,7 +20,7 @@ class Concept:
     code: str
     """Hexadecimal code points, upper case, as in "1F34E"."""
     group: str
-    """animals, food, travel, activities, objects, faces or people."""
+    """animals, food, travel, activities, objects, faces, people or shapes."""
     english: str
     plural: str
     chinese: str
@@ -47,10 +47,8 @@ def with_article(phrase: str) -> str:
 
 @cache
 def concepts() -> dict[str, Concept]:
-    """Return all concepts by code, in their fixed order: the core first."""
-    return {
-        row["code"]: Concept(**{**row, "same": tuple(row.get("same", ()))}) for row in _file()["concepts"]
-    }
+    """Return all concepts by code, in their fixed order: the core first, plain shapes last."""
+    return {row["code"]: Concept(**{**row, "same": tuple(row.get("same", ()))}) for row in _rows()}
 
 
 @cache
@@ -60,11 +58,21 @@ def core_codes() -> tuple[str, ...]:
 
 
 @cache
+def drawn_codes() -> tuple[str, ...]:
+    """Return the codes of all concepts that picture sets draw: all but the plain shapes."""
+    return tuple(code for code, concept in concepts().items() if concept.group != "shapes")
+
+
+@cache
 def missing_pictures() -> dict[str, frozenset[str]]:
     """Return style -> codes of the concepts that its picture set does not draw."""
     return {style: frozenset(codes) for style, codes in _file()["missing"].items()}
 
 
+def _rows() -> list[dict[str, Any]]:
+    return [*_file()["concepts"], *_file("shapes")["shapes"]]
+
+
 @cache
-def _file() -> dict[str, Any]:
-    return json.loads((resources.files("danqing.data") / "concepts.json").read_text("utf-8"))
+def _file(name: str = "concepts") -> dict[str, Any]:
+    return json.loads((resources.files("danqing.data") / f"{name}.json").read_text("utf-8"))

@@ -51,7 +51,10 @@ class Source:
 
 def fetch(source: Source, folder: Path) -> Path:
     """Return the verified archive of `source` in `folder`, packing it with npm when it is not there yet."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"{folder}: cannot keep packages there ({error.strerror or error})") from None
     path = folder / source.archive
     if path.exists():
         _verify(source, path)
@@ -146,7 +149,7 @@ def _join(icons: dict[str, Any], other: Path) -> dict[str, str]:
     same: dict[str, list[str]] = {}
     for alias, entry in aliases.items():
         same.setdefault(entry["parent"], []).append(alias)
-    found = {}
+    found: dict[str, str] = {}
     for code, name in _coded_names(other).items():
         parent = aliases.get(name, {}).get("parent", name)
         for candidate in (name, parent, *same.get(parent, ())):

@@ -13,7 +13,7 @@ from danqing.data.world import Scene
 from danqing.errors import RequestError
 from danqing.evaluation.items import Item, System
 from danqing.evaluation.judge import SceneJudge
-from danqing.evaluation.page import write_page
+from danqing.evaluation.page import write_page, write_text
 from danqing.evaluation.renders import RenderSystem, blurred, through
 from danqing.evaluation.report import Report, make_report
 from danqing.evaluation.results import Entrant, Role, read_results
@@ -24,7 +24,6 @@ from danqing.evaluation.systems import ModelSystem
 from danqing.evaluation.variety import TrainingPictures
 from danqing.evaluation.world import SEEDS, Asked, Profile, taught, world_items, world_rows
 from danqing.model import Model
-from danqing.weights.store import write_text
 
 NOTHING_SAID: Final = "."
 """The prompt of the baseline that is told nothing; a checkpoint refuses an empty one."""
@@ -56,7 +55,9 @@ class Evaluation:
         chosen = [one for one in items if not self.rows or one.item.row.startswith(self.rows)]
         if not chosen:
             names = sorted({one.item.row for one in items})
-            raise RequestError(f"--rows: expected beginnings of {', '.join(names)}, found {', '.join(self.rows)}")
+            raise RequestError(
+                f"--rows: expected beginnings of {', '.join(names)}, found {', '.join(self.rows)}"
+            )
         return chosen
 
 
@@ -101,8 +102,11 @@ def systems(evaluation: Evaluation, asked: Sequence[Asked]) -> list[tuple[System
     return [
         *chosen,
         (RenderSystem("pasted sprites", scene_of, atlas), "ceiling"),
-        (RenderSystem("sprites, VAE", scene_of, atlas, finish=finish), "ceiling"),
-        (RenderSystem("sprites, blurred", scene_of, atlas, finish=blurred), "ceiling"),
+        (
+            RenderSystem("sprites, VAE", scene_of, atlas, finish=finish, finish_version=model.version),
+            "ceiling",
+        ),
+        (RenderSystem("sprites, blurred", scene_of, atlas, finish=blurred, finish_version="1"), "ceiling"),
     ]
 
 

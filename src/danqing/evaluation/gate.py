@@ -32,7 +32,7 @@ from danqing.evaluation.statistics import Rate
 from danqing.model import Model
 from danqing.models.vae import VAE
 from danqing.pipelines.generate import GenerateRequest
-from danqing.scoring.match import Verdict, packaged_matcher
+from danqing.scoring.match import Verdict, first_concepts, packaged_matcher
 
 Draw = Callable[[GenerateRequest], Image.Image]
 
@@ -148,7 +148,7 @@ def measure_drawing(
     """Measure anything that draws; `request` has all but the prompt, `settings` says what draws."""
     atlas = atlas if atlas is not None else packaged_atlas()
     matcher = packaged_matcher()
-    prompts = held_out_prompts(count, atlas)
+    prompts = held_out_prompts(count, atlas, first_concepts())
     pictures, seconds = _draw_all(draw, request, prompts, settings, out, progress)
     side = (request.size or (128, 128))[0]
     truths = [render(prompt.scene, atlas, side) for prompt in prompts]

@@ -38,9 +38,7 @@ class SceneJudge:
         absent = tuple(_absent(reading, clause) for clause in item.exclude if clause.concept is not None)
         return (*best, *absent)
 
-    def _atoms(
-        self, reading: Reading, picture: Image.Image, clauses: Sequence[Clause]
-    ) -> tuple[Atom, ...]:
+    def _atoms(self, reading: Reading, picture: Image.Image, clauses: Sequence[Clause]) -> tuple[Atom, ...]:
         atoms: list[Atom] = []
         seen = [_matching(reading, clause, clauses) for clause in clauses]
         for index, clause in enumerate(clauses):

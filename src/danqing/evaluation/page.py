@@ -69,10 +69,14 @@ def write_page(
     report: Report, results: Results, path: Path, *, per_row: int = PER_ROW, limit: int = LIMIT
 ) -> None:
     """Write the page; it loads nothing, so it can be sent and kept as one file."""
-    page = render_page(report, results, per_row=per_row, limit=limit)
+    write_text(path, render_page(report, results, per_row=per_row, limit=limit))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that is whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(page, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 

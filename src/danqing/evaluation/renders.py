@@ -1,5 +1,6 @@
 """Systems that draw the truth: pasted sprites, the same through an autoencoder, or blurred."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from danqing.conditioning.images import to_pictures, to_pixels
 from danqing.data.atlas import Atlas
 from danqing.data.world import Scene, render
 from danqing.errors import RequestError
-from danqing.evaluation.items import Item
+from danqing.evaluation.items import Item, content_key
 from danqing.evaluation.reconstruction import restore
 from danqing.models.vae import VAE
 
@@ -22,11 +23,28 @@ class RenderSystem:
     """Pastes the sprites of the scene that an item words: the ceiling of what its judge can see."""
 
     def __init__(
-        self, name: str, scene_of: SceneOf, atlas: Atlas, *, size: int = 128, finish: Finish | None = None
+        self,
+        name: str,
+        scene_of: SceneOf,
+        atlas: Atlas,
+        *,
+        size: int = 128,
+        finish: Finish | None = None,
+        finish_version: str = "",
     ) -> None:
-        """`scene_of` gives the scene of an item and a seed; `finish` changes the picture, as `name` says."""
-        self.name, self.version = name, f"1-{len(atlas.codes)}-{len(atlas.styles)}-{size}"
-        self.settings: Mapping[str, Any] = {"atlas": len(atlas.codes), "styles": list(atlas.styles), "size": size}
+        """`scene_of` gives the scene of an item and a seed; `finish` changes the picture, as `name` says.
+
+        `finish_version` tells one finish from another of the same name: a digest of its weights, say.
+        """
+        self.name = name
+        self.version = content_key({"atlas": atlas_digest(atlas), "size": size, "finish": finish_version})[
+            :12
+        ]
+        self.settings: Mapping[str, Any] = {
+            "atlas": len(atlas.codes),
+            "styles": list(atlas.styles),
+            "size": size,
+        }
         self._scene_of, self._atlas, self._size, self._finish = scene_of, atlas, size, finish
 
     def request(self, item: Item, seed: int) -> Mapping[str, Any]:
@@ -53,3 +71,13 @@ def through(vae: VAE) -> Finish:
 def blurred(picture: Image.Image) -> Image.Image:
     """Return a picture blurred by one pixel."""
     return picture.filter(ImageFilter.GaussianBlur(1.0))
+
+
+def atlas_digest(atlas: Atlas) -> str:
+    """Return twelve hexadecimal digits that change when the sprites do, from one of each concept."""
+    digest = hashlib.sha256()
+    for code in atlas.codes:
+        for style in atlas.styles_of(code)[:1]:
+            digest.update(f"{code}{style}".encode())
+            digest.update(atlas.sprite(code, style).tobytes())
+    return digest.hexdigest()[:12]

@@ -189,7 +189,7 @@ def cut(pixels: Tensor, boxes: Tensor, sources: Sequence[int] | Tensor, side: in
 
 
 def write_detector(path: Path, config: DetectorConfig, weights: Mapping[str, Tensor]) -> None:
-    """Write weights as safetensors: matrices and kernels in eight bits with one scale a row, the rest fp16."""
+    """Write weights as safetensors: matrices and kernels in eight bits, one scale a row; the rest fp16."""
     stored: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         if tensor.dim() < 2:
@@ -204,7 +204,7 @@ def write_detector(path: Path, config: DetectorConfig, weights: Mapping[str, Ten
 
 
 def load_detector(path: Path) -> Detector:
-    """Read a detector that `write_detector` wrote, ready to look; raises CheckpointError for another file."""
+    """Read a detector that `write_detector` wrote; raises CheckpointError for another file."""
     with open_safetensors(path) as file:
         meta = file.metadata() or {}
         if meta.get("format") != _FORMAT:
@@ -218,4 +218,4 @@ def load_detector(path: Path) -> Detector:
     model = Detector(DetectorConfig(**{**config, "concepts": tuple(config["concepts"])}))
     plain = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
     model.load_state_dict(plain)
-    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return model.eval().requires_grad_(False)

@@ -5,6 +5,7 @@ dyes) is laid over that background, and the one that explains best what differs 
 measure is the correlation of the two differences from the background, so contrast does not matter.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, Self
@@ -17,8 +18,12 @@ from torch import Tensor
 
 from danqing.data.atlas import Atlas, packaged_atlas
 from danqing.data.colours import dye
+from danqing.data.concepts import core_codes
 from danqing.scoring.background import RING, SIDE, Backdrop, fit_background, normalised
 
+CONCEPTS: Final = 300
+STYLES: Final = ("shaded", "cartoon", "flat", "3D")
+"""What the first world held: concepts from the start of the core, in four styles."""
 _COARSE: Final = 16
 _FINE: Final = 32
 _FINALISTS: Final = 48
@@ -44,10 +49,11 @@ class Verdict:
 
 
 class Matcher:
-    """Knows every sprite and its dyes; about 15 ms a picture on one core."""
+    """Knows every sprite of some concepts and styles, and its dyes; about 15 ms a picture on one core."""
 
-    def __init__(self, atlas: Atlas) -> None:
-        self._fine, self.labels = _templates(atlas)
+    def __init__(self, atlas: Atlas, codes: Sequence[str] | None = None, styles: Sequence[str] | None = None):
+        """Learn `codes` and `styles` of the atlas; all of them when None."""
+        self._fine, self.labels = _templates(atlas, codes or atlas.codes, styles or atlas.styles)
         self._coarse = _Sheets.of(F.avg_pool2d(self._fine / 255, _FINE // _COARSE))
 
     def judge(self, picture: np.ndarray | Image.Image) -> Verdict:
@@ -89,8 +95,13 @@ class Matcher:
 
 @cache
 def packaged_matcher() -> Matcher:
-    """Return the matcher of the packaged atlas, built once (two seconds)."""
-    return Matcher(packaged_atlas())
+    """Return the matcher of the first world's sprites in the packaged atlas, built once (two seconds)."""
+    return Matcher(packaged_atlas(), first_concepts(), STYLES)
+
+
+def first_concepts() -> tuple[str, ...]:
+    """Return the concepts of the first world, which the gate asks for."""
+    return core_codes()[:CONCEPTS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +159,13 @@ class _Sheets:
         return dot / (energy.clamp_min(1e-6) * norm.clamp_min(1e-6)).sqrt()
 
 
-def _templates(atlas: Atlas) -> tuple[Tensor, list[tuple[str, str]]]:
+def _templates(
+    atlas: Atlas, codes: Sequence[str], styles: Sequence[str]
+) -> tuple[Tensor, list[tuple[str, str]]]:
     """Return all sprites and their dyes, (count, 4, fine, fine) uint8, and the (concept, style) of each."""
     sprites, labels = [], []
-    for code in atlas.codes:
-        for style in atlas.styles:
+    for code in codes:
+        for style in (style for style in styles if atlas.has(code, style)):
             facts = atlas.facts(code, style)
             image = Image.fromarray(atlas.sprite(code, style)).resize((_FINE, _FINE), Image.Resampling.BOX)
             dyed = [] if facts.hue is None else [dye(image, facts.hue, word) for word in facts.dyes]

@@ -75,7 +75,7 @@ class Reader:
         if not boxes:
             return None
         left, top, right, bottom = max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
-        return match_glyph(image.crop((left, top, right, bottom)), letters, fonts)
+        return _match(image.crop((left, top, right, bottom)), letters, fonts)
 
     def _lines(self, image: Image.Image) -> tuple[Line, ...]:
         scale = max(1.0, _SIDE / max(image.size))
@@ -127,14 +127,21 @@ def match_glyph(crop: np.ndarray | Image.Image, letters: Sequence[str], fonts: S
     Ink and drawing are fitted into a square and compared by normalised correlation. Raises DataError when
     nothing stands apart.
     """
+    found = _match(_image(crop), letters, fonts)
+    if found is None:
+        raise DataError("expected a letter on a board of another colour, found none; crop around the letter")
+    return found
+
+
+def _match(crop: Image.Image, letters: Sequence[str], fonts: Sequence[Path | str]) -> str | None:
     names = tuple(letters)
     if not names or not fonts:
         raise DataError(
-            f"expected letters and fonts, found {len(names)} and {len(fonts)}; pass at least one each"
+            f"expected letters and fonts, found {len(names)} and {len(fonts)}; pass one or more of each"
         )
-    shapes = _shapes(np.asarray(_image(crop), np.float32))
+    shapes = _shapes(np.asarray(crop, np.float32))
     if not shapes:
-        raise DataError("expected a letter on a board of another colour, found none; crop around the letter")
+        return None
     glyphs = _glyphs(names, tuple(str(font) for font in fonts))  # (fonts, letters, pixels)
     likeness = np.stack([glyphs @ _standardised(_fitted(shape)) for shape in shapes])
     return names[int(likeness.max((0, 1)).argmax())]

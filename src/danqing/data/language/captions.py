@@ -108,16 +108,21 @@ def _lists(fields: Fields, length: Length) -> tuple[str, ...]:
     if length == "long":
         return ("long" if styled else "long.plain",)
     name = "styled" if length == "styled" and styled else "full"
-    if not spoken or (scene.words is not None and scene.words.board == "none"):
-        return (name,)
-    clause = fields.language == "zh" and scene.kind in ("pair", "between")
-    return (f"clause.{name}" if clause else name, f"{scene.kind}.{name}")
+    base = f"clause.{name}" if _is_clause(fields) else name
+    own = spoken and (scene.words is None or not (scene.things or scene.words.board == "none"))
+    return (base, f"{scene.kind}.{name}") if own else (base,)
+
+
+def _is_clause(fields: Fields) -> bool:
+    """Tell whether what is seen is said as a clause, as Chinese says where one thing is to another."""
+    scene = fields.scene
+    related = scene.relation is not None or (scene.words is not None and bool(scene.things))
+    return fields.language == "zh" and related
 
 
 def _long(fields: Fields) -> str:
     """Put sentences together: what is seen, one more detail, the background, and that this is all."""
-    scene, chinese_ = fields.scene, fields.language == "zh"
-    clause = "clause" if chinese_ and scene.kind in ("pair", "between") else ""
+    scene, clause = fields.scene, "clause" if _is_clause(fields) else ""
     if style_of(scene) is None:
         opening = f"long.{clause}_plain" if clause else "long.plain"
     else:
@@ -129,7 +134,7 @@ def _long(fields: Fields) -> str:
         if _extent(fields, sentence) <= left:
             sentences[place] = sentence
             left -= _extent(fields, sentence)
-    return ("" if chinese_ else " ").join(sentence for sentence in sentences if sentence)
+    return ("" if fields.language == "zh" else " ").join(sentence for sentence in sentences if sentence)
 
 
 def _sentence(fields: Fields, name: str) -> str:

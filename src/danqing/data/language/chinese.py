@@ -6,8 +6,8 @@ from typing import Final
 
 import numpy as np
 
-from danqing.data.concepts import concepts
 from danqing.data.language.fields import Fields, Maker
+from danqing.data.language.nouns import nouns
 from danqing.data.language.seen import (
     ends,
     pair_patterns,
@@ -32,7 +32,7 @@ def colour_of(colour: str) -> str:
 
 def noun(rng: np.random.Generator, code: str, colour: str | None = None, size: str | None = None) -> str:
     """Return a noun phrase without number: "红色的小苹果", "很大的红色苹果"."""
-    said = concepts()[code].chinese
+    said = nouns()[code].chinese
     if size is not None and not size.endswith("的"):
         said = size + said
     if colour is not None:
@@ -47,7 +47,7 @@ def number(count: int) -> str:
 
 def several(counted: str, code: str, said: str) -> str:
     """Return so many of a noun phrase: "三个红色的苹果"."""
-    return counted + concepts()[code].measure + said
+    return counted + nouns()[code].measure + said
 
 
 def joined(parts: Sequence[str]) -> str:
@@ -91,12 +91,12 @@ def _one(name: str, index: int) -> Maker:
 
 
 def _bare(index: int) -> Maker:
-    return lambda fields: concepts()[fields.scene.things[index].concept].chinese
+    return lambda fields: nouns()[fields.scene.things[index].concept].chinese
 
 
 def _end(side: int) -> Maker:
     """Return a maker of the left or upper thing of a pair, or of the other one."""
-    return lambda fields: fields["AB"[ends(fields.scene)[side]]]
+    return lambda fields: fields[ends(fields.scene)[side]]
 
 
 def _main(fields: Fields) -> str:
@@ -105,9 +105,14 @@ def _main(fields: Fields) -> str:
         return fields["A"]
     if scene.kind == "pair":
         return fields.fill(pair_patterns(scene))
-    if scene.words is not None and scene.words.board == "none":
-        return fields.fill("words.bare")
+    if scene.words is not None:
+        return fields.fill("pair.stacked") if scene.things else fields["W"]
     return fields.fill(f"{scene.kind}.x")
+
+
+def _lettering(fields: Fields) -> str:
+    """Return what is written and on what, as a noun phrase."""
+    return fields.fill("words.bare" if _text_of(fields).board == "none" else "words.x")
 
 
 def _counted(fields: Fields, count: int) -> str:
@@ -142,7 +147,7 @@ def _head(fields: Fields) -> str:
 
 
 def _names(fields: Fields) -> list[str]:
-    return [concepts()[thing.concept].chinese for thing, _ in fields.scene.groups]
+    return [nouns()[thing.concept].chinese for thing, _ in fields.scene.groups]
 
 
 def _text_of(fields: Fields) -> Words:
@@ -208,7 +213,7 @@ def traits(portrait: Portrait) -> list[str]:
 def _compare(fields: Fields) -> str:
     """Compare the sizes of two things: "苹果比狗小得多"."""
     small, big = sorted(fields.scene.things[:2], key=lambda thing: thing.size)
-    names = [concepts()[thing.concept].chinese for thing in (small, big)]
+    names = [nouns()[thing.concept].chinese for thing in (small, big)]
     if big.size < _CLOSE * small.size:
         return f"{names[0]}和{names[1]}差不多大"
     much = "得多" if sizes(fields.scene)[0] else "一点"
@@ -226,6 +231,7 @@ def _style(fields: Fields) -> str:
 MAKERS: Final[Mapping[str, Maker]] = MappingProxyType(
     {
         "X": _main,
+        "W": _lettering,
         "on": lambda f: f["bg"] + "上",
         "bg": lambda f: background_noun(f, f.scene.background),
         "ground": lambda f: pick(f.rng, f.words["ground"]),

@@ -11,10 +11,11 @@ import numpy as np
 
 from danqing.data.atlas import Atlas
 from danqing.data.colours import COLOURS
-from danqing.data.concepts import LANGUAGES, concepts
+from danqing.data.concepts import LANGUAGES
 from danqing.data.language.captions import caption
 from danqing.data.language.facts import Labels, facts, ordered
 from danqing.data.language.instructions import edit_instruction
+from danqing.data.language.nouns import nouns
 from danqing.data.language.questions import question
 from danqing.data.language.tables import pick, table
 from danqing.data.world.sample import draw_background, sample_scene
@@ -91,8 +92,8 @@ def _sign(rng: np.random.Generator) -> Scene:
 
 @cache
 def _unspaced_words() -> re.Pattern[str]:
-    known = {word for concept in concepts().values() for word in (concept.chinese, concept.names["ja"])}
-    known |= {concept.measure for concept in concepts().values()}
+    known = {word for concept in nouns().values() for word in (concept.chinese, concept.names["ja"])}
+    known |= {concept.measure for concept in nouns().values()}
     for language in ("zh", "ja"):
         single = {name: words for name, words in table(language).words.items() if name not in _PHRASES}
         for leaf in _leaves(single):

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from danqing.data.concepts import concepts, with_article
+from danqing.data.concepts import with_article
 from danqing.data.language.fields import Fields, Maker
+from danqing.data.language.nouns import nouns
 from danqing.data.language.seen import (
     ends,
     inverse,
@@ -17,7 +18,7 @@ from danqing.data.language.seen import (
     style_of,
 )
 from danqing.data.language.tables import pick, table
-from danqing.data.world.scene import Background, Portrait, Thing
+from danqing.data.world.scene import Background, Portrait, Thing, Words
 
 _GROUPING: Final = ("pair", "bunch", "slice", "piece", "loaf", "bouquet")  # "a bunch of green grapes"
 _DIGIT_SHARE: Final = 0.25  # of numbers in captions
@@ -26,7 +27,7 @@ _CLOSE: Final = 1.15  # sizes within this ratio count as the same
 
 def noun(code: str, colour: str | None = None, size: str | None = None, *, many: bool = False) -> str:
     """Return a noun phrase without article: "small pair of blue glasses", "red apples"."""
-    concept = concepts()[code]
+    concept = nouns()[code]
     said = concept.plural if many else concept.english
     if colour is not None:
         head, of, rest = said.partition(" of ")
@@ -87,21 +88,26 @@ def _with(name: str) -> Maker:
 
 
 def _bare(index: int) -> Maker:
-    return lambda fields: concepts()[fields.scene.things[index].concept].english
+    return lambda fields: nouns()[fields.scene.things[index].concept].english
 
 
 def _end(side: int) -> Maker:
     """Return a maker of the left or upper thing of a pair, or of the other one."""
-    return lambda fields: fields["AB"[ends(fields.scene)[side]]]
+    return lambda fields: fields[ends(fields.scene)[side]]
 
 
 def _main(fields: Fields) -> str:
     scene = fields.scene
     if scene.kind == "pair":
         return fields.fill(pair_patterns(scene))
-    if scene.words is not None and scene.words.board == "none":
-        return fields.fill("words.bare")
+    if scene.words is not None:
+        return fields.fill("pair.stacked") if scene.things else fields["W"]
     return fields.fill(f"{scene.kind}.x")
+
+
+def _lettering(fields: Fields) -> str:
+    """Return what is written and on what, as a noun phrase."""
+    return fields.fill("words.bare" if _text_of(fields).board == "none" else "words.x")
 
 
 def _be(fields: Fields) -> str:
@@ -155,29 +161,24 @@ def _relation(fields: Fields) -> str:
     return str(pick(fields.rng, fields.words["relation"][fields.scene.relation]))
 
 
-def _sign(fields: Fields) -> str:
+def _text_of(fields: Fields) -> Words:
     words = fields.scene.words
     assert words is not None
+    return words
+
+
+def _sign(fields: Fields) -> str:
+    words = _text_of(fields)
     return "text" if words.board == "none" else str(pick(fields.rng, fields.words["sign"][words.board]))
 
 
 def _letters(fields: Fields) -> str:
-    words = fields.scene.words
-    assert words is not None
-    chinese = not "".join(words.lines).isascii()
+    chinese = not "".join(_text_of(fields).lines).isascii()
     return "characters" if chinese and fields.rng.random() < 0.5 else "letters"
 
 
-def _written(fields: Fields) -> str:
-    words = fields.scene.words
-    assert words is not None
-    return quoted(fields, words.lines)
-
-
 def _lines(fields: Fields) -> str:
-    words = fields.scene.words
-    assert words is not None
-    return "one line" if len(words.lines) == 1 else "two lines"
+    return "one line" if len(_text_of(fields).lines) == 1 else "two lines"
 
 
 def _face_of(fields: Fields) -> Portrait:
@@ -224,7 +225,7 @@ def _compare(fields: Fields) -> str:
     """Compare the sizes of two things: "the apple is much smaller than the dog"."""
     things = fields.scene.things
     small, big = sorted(things[:2], key=lambda thing: thing.size)
-    names = [concepts()[thing.concept].english for thing in (small, big)]
+    names = [nouns()[thing.concept].english for thing in (small, big)]
     if big.size < _CLOSE * small.size:
         return f"the {names[0]} and the {names[1]} are about the same size"
     much = "much" if sizes(fields.scene)[0] else "a little"
@@ -251,6 +252,7 @@ def capital(text: str) -> str:
 MAKERS: Final[Mapping[str, Maker]] = MappingProxyType(
     {
         "X": _main,
+        "W": _lettering,
         "be": _be,
         "on": _on,
         "On": lambda f: capital(f["on"]),
@@ -286,12 +288,12 @@ MAKERS: Final[Mapping[str, Maker]] = MappingProxyType(
         "rel": _relation,
         "inverse": lambda f: str(pick(f.rng, f.words["relation"][inverse(str(f.scene.relation))])),
         "thing": _sign,
-        "sign": lambda f: f"{f.scene.words.board_colour} {f['thing']}",  # type: ignore[union-attr]
+        "sign": lambda f: f"{_text_of(f).board_colour} {f['thing']}",
         "a_sign": _with("sign"),
         "letters": _letters,
-        "word": lambda f: "words" if f.scene.words and len(f.scene.words.lines) > 1 else "word",
-        "Q": _written,
-        "ink": lambda f: f.scene.words.ink,  # type: ignore[union-attr]
+        "word": lambda f: "words" if len(_text_of(f).lines) > 1 else "word",
+        "Q": lambda f: quoted(f, _text_of(f).lines),
+        "ink": lambda f: _text_of(f).ink,
         "lines": _lines,
         "face": _face,
         "features": _features,

@@ -5,7 +5,7 @@ from functools import cache
 
 from danqing.data.atlas import Atlas
 from danqing.data.colours import COLOURS
-from danqing.data.concepts import concepts
+from danqing.data.language.nouns import nouns
 from danqing.data.language.seen import seen_colour
 from danqing.data.world.scene import OPPOSITE, RELATIONS, Scene
 
@@ -17,7 +17,7 @@ class Labels:
     """The state of a scene as class numbers."""
 
     concepts: tuple[int, ...]
-    """The first two distinct concepts, as positions in `concepts()`; empty for words and faces."""
+    """The first two distinct concepts, as positions in `nouns()`; empty for words and faces."""
     counts: tuple[int, ...]
     """How many there are of each."""
     colours: tuple[int, ...]
@@ -58,4 +58,4 @@ def ordered(labels: Labels) -> Labels:
 
 @cache
 def _positions() -> dict[str, int]:
-    return {code: index for index, code in enumerate(concepts())}
+    return {code: index for index, code in enumerate(nouns())}

@@ -5,10 +5,11 @@ from typing import Final
 import numpy as np
 
 from danqing.data.atlas import Atlas, packaged_atlas
-from danqing.data.concepts import concepts, with_article
+from danqing.data.concepts import with_article
 from danqing.data.language import chinese, english, labels
 from danqing.data.language.captions import fields_of
 from danqing.data.language.fields import Fields
+from danqing.data.language.nouns import nouns
 from danqing.data.language.seen import style_of
 from danqing.data.language.tables import pick, table
 from danqing.data.world.edits import Edit, sample_edit
@@ -91,7 +92,7 @@ def _english(fields: Fields, edit: Edit) -> dict[str, str]:
         colour = old.colour if rng.random() < _COLOUR_SHARE else None
         said |= {"old": english.noun(old.concept, colour)}
         said |= {"olds": english.noun(old.concept, colour, many=True)}
-        said |= {"new": concepts()[new.concept].indefinite, "news": concepts()[new.concept].plural}
+        said |= {"new": nouns()[new.concept].indefinite, "news": nouns()[new.concept].plural}
         said["number"] = english.number(len(target.things))
         said["kept"] = said["old" if len(target.things) == 1 else "olds"]
         if edit.kind == "recolour":
@@ -100,7 +101,7 @@ def _english(fields: Fields, edit: Edit) -> dict[str, str]:
         said["rel"] = pick(rng, words["relation"][edit.direction])
         said |= {"to": pick(rng, words["to"][edit.direction]), "at": words["place"][edit.direction]}
     if edit.kind == "swap":
-        said["other"] = concepts()[edit.source.things[1].concept].english
+        said["other"] = nouns()[edit.source.things[1].concept].english
     if edit.source.words is not None:
         said["was"] = english.quoted(fields, edit.source.words.lines)
     return said | {"a_colour": with_article(said["colour"])}
@@ -115,8 +116,8 @@ def _chinese(fields: Fields, edit: Edit) -> dict[str, str]:
     if things is not None:
         old, new = things
         said["old"] = chinese.noun(rng, old.concept, old.colour if rng.random() < _COLOUR_SHARE else None)
-        said["measure"] = concepts()[old.concept].measure
-        said["new_bare"] = concepts()[new.concept].chinese
+        said["measure"] = nouns()[old.concept].measure
+        said["new_bare"] = nouns()[new.concept].chinese
         said["new"] = chinese.several("一", new.concept, said["new_bare"])
         said["number"] = chinese.number(len(target.things))
         if edit.kind == "recolour":
@@ -124,7 +125,7 @@ def _chinese(fields: Fields, edit: Edit) -> dict[str, str]:
     if edit.direction is not None:
         said |= {"at": words["at"][edit.direction], "side": words["place"][edit.direction]}
     if edit.kind == "swap":
-        said["other"] = concepts()[edit.source.things[1].concept].chinese
+        said["other"] = nouns()[edit.source.things[1].concept].chinese
     if edit.source.words is not None:
         said["was"] = chinese.quoted(fields, edit.source.words.lines)
         if edit.source.words.board == "none":

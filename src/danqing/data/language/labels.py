@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-from danqing.data.concepts import concepts
 from danqing.data.language.english import capital
 from danqing.data.language.fields import Fields, Maker
+from danqing.data.language.nouns import nouns
 from danqing.data.language.seen import ends, pair_patterns, place_of, said_colour, said_size, sizes, style_of
 from danqing.data.language.tables import pick, table
 from danqing.data.world.scene import Background, Portrait, Thing, Words
@@ -21,7 +21,7 @@ def label(language: str, code: str, colour: str | None = None, size: str | None 
     words = table(language).words
     said = [words["colour"][colour]] if colour is not None else []
     said += [words["size"][size]] if size is not None else []
-    return bracketed(words, concepts()[code].names[language], said)
+    return bracketed(words, nouns()[code].names[language], said)
 
 
 def bracketed(words: Mapping[str, Any], name: str, said: Sequence[str]) -> str:
@@ -90,7 +90,7 @@ def _thing(index: int) -> Maker:
 
 
 def _end(side: int) -> Maker:
-    return lambda fields: fields["AB"[ends(fields.scene)[side]]]
+    return lambda fields: fields[ends(fields.scene)[side]]
 
 
 def _main(fields: Fields) -> str:
@@ -99,9 +99,14 @@ def _main(fields: Fields) -> str:
         return fields["A"]
     if scene.kind == "pair":
         return fields.fill(pair_patterns(scene))
-    if scene.words is not None and scene.words.board == "none":
-        return fields.fill("words.bare")
+    if scene.words is not None:
+        return fields.fill("pair.stacked") if scene.things else fields["W"]
     return fields.fill(f"{scene.kind}.x")
+
+
+def _lettering(fields: Fields) -> str:
+    """Return what is written and on what, as a noun phrase."""
+    return fields.fill("words.bare" if _text_of(fields).board == "none" else "words.x")
 
 
 def _short(fields: Fields) -> str:
@@ -190,6 +195,7 @@ MAKERS: Final[Mapping[str, Maker]] = MappingProxyType(
         **{name: _word(name) for name in _WORDS},
         **{name: _at(name) for name in _AT},
         "X": _main,
+        "W": _lettering,
         "on": lambda f: background_place(f, f.scene.background),
         "style": _style,
         "Style": lambda f: capital(f["style"]),

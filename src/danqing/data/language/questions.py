@@ -5,11 +5,11 @@ from typing import Any, Final
 import numpy as np
 
 from danqing.data.atlas import Atlas
-from danqing.data.concepts import concepts
 from danqing.data.language import chinese, english, labels
 from danqing.data.language.captions import fields_of
 from danqing.data.language.english import joined
 from danqing.data.language.fields import Fields
+from danqing.data.language.nouns import nouns
 from danqing.data.language.seen import inverse, seen_colour
 from danqing.data.language.tables import pick
 from danqing.data.world.scene import Portrait, Scene
@@ -56,7 +56,7 @@ def _kinds(fields: Fields) -> list[str]:
     if scene.words is not None:
         kinds += ["text", "text", "ink"] if scene.words.board == "none" else ["text", "text", "ink", "board"]
     if scene.things:
-        kinds += ["many", "what", "exists"]
+        kinds += ["exists"] if scene.words is not None else ["many", "what", "exists"]
         if any(_certain(fields, index) for index in range(len(scene.things))):
             kinds.append("colour")
     if scene.relation is not None:
@@ -92,7 +92,7 @@ def _neighbour(scene: Scene, subject: int) -> str:
 
 def _absent(fields: Fields) -> str:
     present = {thing.concept for thing in fields.scene.things}
-    codes = fields.atlas.codes if fields.atlas is not None else tuple(concepts())
+    codes = fields.atlas.codes if fields.atlas is not None else tuple(nouns())
     while True:
         code = pick(fields.rng, codes)
         if code not in present:
@@ -120,13 +120,13 @@ def _english(fields: Fields, kind: str) -> Asked:
     thing = scene.things[subject]
     there = rng.random() < _PRESENT_SHARE
     count = sum(other.concept == thing.concept for other in scene.things)
-    said |= {"old": concepts()[thing.concept].english, "olds": concepts()[thing.concept].plural}
+    said |= {"old": nouns()[thing.concept].english, "olds": nouns()[thing.concept].plural}
     named = [
         english.several(english.number(many), one, one.colour)
         for one, many in (scene.groups if kind == "what" else [(one, 1) for one in scene.things])
     ]
     if kind == "exists":
-        said["new"] = concepts()[thing.concept if there else _absent(fields)].indefinite
+        said["new"] = nouns()[thing.concept if there else _absent(fields)].indefinite
         return said, words["yes" if there else "no"]
     if kind == "where":
         said["rel"] = pick(rng, words["relation"][_neighbour(scene, subject)])
@@ -166,13 +166,13 @@ def _chinese(fields: Fields, kind: str) -> Asked:
     thing = scene.things[subject]
     there = rng.random() < _PRESENT_SHARE
     count = sum(other.concept == thing.concept for other in scene.things)
-    said |= {"old": concepts()[thing.concept].chinese, "measure": concepts()[thing.concept].measure}
+    said |= {"old": nouns()[thing.concept].chinese, "measure": nouns()[thing.concept].measure}
     named = [
         chinese.several(chinese.number(many), one.concept, chinese.noun(rng, one.concept, one.colour))
         for one, many in (scene.groups if kind == "what" else [(one, 1) for one in scene.things])
     ]
     if kind == "exists":
-        said["new_bare"] = concepts()[thing.concept if there else _absent(fields)].chinese
+        said["new_bare"] = nouns()[thing.concept if there else _absent(fields)].chinese
         return said, words["yes" if there else "no"]
     if kind == "where":
         said["at"] = words["at"][_neighbour(scene, subject)]

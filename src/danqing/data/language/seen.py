@@ -6,7 +6,7 @@ from typing import Final, Literal
 import numpy as np
 
 from danqing.data.atlas import Atlas
-from danqing.data.concepts import concepts
+from danqing.data.language.nouns import nouns
 from danqing.data.world.scene import OPPOSITE, SHAPE, Scene, Thing
 
 Size = Literal["small", "large"]
@@ -17,7 +17,11 @@ LARGE: Final = 0.78
 CONTRAST: Final = 1.6
 """From this ratio on, one of two things is small and the other one large."""
 
-_INVERSE: Final[Mapping[str, str]] = {**OPPOSITE, "front": "behind", "inside": "outside"}
+_INVERSE: Final[Mapping[str, str]] = {
+    **{str(one): str(other) for one, other in OPPOSITE.items()},
+    "front": "behind",
+    "inside": "outside",
+}
 _NATURAL_SHARE: Final = 0.3
 _SIZE_SHARE: Final = 0.6
 _EDGES: Final = (0.4, 0.6)  # where the left third ends and the right one begins
@@ -28,7 +32,7 @@ def seen_colour(thing: Thing, atlas: Atlas | None) -> str | None:
     if thing.colour is not None or atlas is None or thing.style == SHAPE:
         return thing.colour
     colour = atlas.facts(thing.concept, thing.style).colour
-    named = colour is not None and colour in concepts()[thing.concept].english
+    named = colour is not None and colour in nouns()[thing.concept].english
     return None if named else colour  # never "an orange orange"
 
 
@@ -41,7 +45,7 @@ def said_colour(rng: np.random.Generator, thing: Thing, atlas: Atlas | None) -> 
 
 def sizes(scene: Scene) -> tuple[Size | None, ...]:
     """Return the size of each thing where it is plain: of a lone thing, or of two that differ much."""
-    if len(scene.things) == 1:
+    if scene.kind == "single":
         size = scene.things[0].size
         return ("small" if size < SMALL else "large" if size >= LARGE else None,)
     if scene.relation is not None and len(scene.things) == 2:
@@ -70,9 +74,11 @@ def place_of(thing: Thing) -> str:
     return f"{down} {across}".strip()
 
 
-def ends(scene: Scene) -> tuple[int, int]:
-    """Return which of two things is the left or upper one, and which the other."""
-    return (1, 0) if scene.relation in ("right", "below") else (0, 1)
+def ends(scene: Scene) -> tuple[str, str]:
+    """Return the fields of the left or upper one of two things, and of the other; W stands for words."""
+    if scene.words is not None:
+        return ("A", "W") if scene.things[0].y < scene.words.y else ("W", "A")
+    return ("B", "A") if scene.relation in ("right", "below") else ("A", "B")
 
 
 def pair_patterns(scene: Scene) -> str:

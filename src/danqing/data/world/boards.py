@@ -235,9 +235,8 @@ def _masks(
     if board == "sign":
         half, foot = _POST[0] / 2 * scale, top + plan.height * scale
         outline.rectangle((fine / 2 - half, bottom, fine / 2 + half, foot), 255)
-        post = tuple(
-            round(edge / _FINE) for edge in (fine / 2 - half - _FINE, bottom, fine / 2 + half + _FINE, foot)
-        )
+        left, right = fine / 2 - half - _FINE, fine / 2 + half + _FINE
+        post = (round(left / _FINE), round(bottom / _FINE), round(right / _FINE), round(foot / _FINE))
     smooth = [mask.resize((SIDE, SIDE), Image.Resampling.BOX) for mask in masks]
     return smooth[0], smooth[1], post
 

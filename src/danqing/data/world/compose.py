@@ -2,23 +2,23 @@
 
 `render` says what a scene looks like; this draws the same pictures within 2 of 255. All that is pasted are
 square tiles with premultiplied alpha, resampled as Pillow does it: an antialiased cubic filter (linear for
-shadows), first along the rows, then along the columns, rounded to bytes after each.
+shadows), first along the rows, then along the columns, rounded to bytes after each. Here each of the two is
+a matrix product. (The byte kernel of `torch.nn.functional.interpolate` takes half the time, but its 16-bit
+weights now and then leave a byte two steps away, and a paste adds to that.)
 
 There are two orders of work, and either draws every scene on every device. On a CPU scenes are painted one
 after another, each paste on its own box. An accelerator has no time for small pieces: there all scenes get
-their first paste together, then their second, and so on; two matrix products resample a tile and put it in
-its place.
+their first paste together, then their second, and so on, and the products also put a tile in its place.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Final, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from danqing.data.atlas import Atlas
@@ -39,7 +39,8 @@ from danqing.errors import DataError
 
 _CPU_SCENES: Final = 8  # painted together: their canvas stays in the cache of a core
 _DEVICE_PIXELS: Final = 2**22  # painted together elsewhere: 256 scenes of 128 pixels
-_STEPS: Final = 2.0**15  # weights are multiples of 1 / 32768: fp32 sums of byte x weight are exact
+_COARSE: Final = 2.0**10  # steps of the two parts of a weight: sums of byte x part are exact in fp32, so that
+_FINE: Final = 2.0**20  # they do not depend on their order, which varies with the size of a batch
 
 
 def compose(
@@ -53,9 +54,8 @@ def compose(
 ) -> torch.Tensor:
     """Draw scenes as (batch, 3, size, size) uint8 RGB on `device`, equal to `render` within 2 of 255.
 
-    A scene gives the same bytes alone or in a batch (on CUDA as long as fp32 products are not left to TF32).
-    Tiles stay in `bank`, by default one for each atlas and device of the process, which is not for several
-    threads at once. `by_rank` chooses the order of work: true draws all scenes paste by paste, false scene by
+    A scene gives the same bytes alone or in a batch. Tiles stay in `bank`, by default one for each atlas and
+    device of the process, which is not for several threads at once. `by_rank` chooses the order of work: true draws all scenes paste by paste, false scene by
     scene, which is the default on a CPU. Raises DataError for a bank of another atlas or device.
     """
     device = torch.device(device)
@@ -120,7 +120,7 @@ class TileBank:
         return [(self._sides[key], self._shelves[self._sides[key]].places[key]) for key in keys]
 
     def pixels(self, side: int) -> torch.Tensor:
-        """Return a shelf, (places, side, side, 4) uint8, until the next `find`."""
+        """Return a shelf, (places, side, 4, side) uint8: rows, bands, columns; until the next `find`."""
         return self._shelves[side].pixels
 
     def __len__(self) -> int:
@@ -131,7 +131,7 @@ class _Shelf:
     """Tiles of one side, least recently used first."""
 
     def __init__(self, side: int, device: torch.device, capacity: int):
-        self.pixels = torch.empty(0, side, side, 4, dtype=torch.uint8, device=device)
+        self.pixels = torch.empty(0, side, 4, side, dtype=torch.uint8, device=device)
         self.places: OrderedDict[object, int] = OrderedDict()
         self.capacity = capacity
 
@@ -182,10 +182,10 @@ def _paste_one_by_one(canvas: torch.Tensor, pastes: Sequence[Sequence[_Paste]], 
         for (item, (left, top, right, bottom)), (side, place) in zip(some, places, strict=False):
             key = (side, place, right - left, bottom - top)  # several of a kind are scaled once
             if key not in layers:
-                tile = bank.pixels(side)[place].permute(2, 0, 1)[None]
-                mode = "bilinear" if item is None else "bicubic"
-                scaled = F.interpolate(tile, (bottom - top, right - left), mode=mode, antialias=True)
-                layers[key] = _layer(scaled[0].contiguous().float())
+                across = _whole_weights(side, right - left, linear=item is None)
+                down = _whole_weights(side, bottom - top, linear=item is None)
+                scaled = _resample(bank.pixels(side)[place : place + 1], [across], [down])
+                layers[key] = _layer(scaled[0])
             colour, keep = layers[key]
             x, y = max(left, 0), max(top, 0)
             here = picture[:, y : min(bottom, size), x : min(right, size)]
@@ -209,21 +209,35 @@ def _paste_by_rank(canvas: torch.Tensor, pastes: Sequence[Sequence[_Paste]], ban
             groups.setdefault((side, paste.item is None), []).append((index, place, *paste.box))
         for (side, linear), rows in groups.items():
             table = _upload(np.ascontiguousarray(np.array(rows).T), canvas.device)
-            index, place = table[0], table[1]
+            where, which = table[0], table[1]
             weights = _weights(table[2:4], table[4:6], side, size, linear=linear)
-            tiles = bank.pixels(side).index_select(0, place)
-            colour, keep = _layer(_resample(tiles, weights[0], weights[1]))
-            below = canvas.index_select(0, index)
-            canvas.index_copy_(0, index, torch.addcmul(colour, below, keep))
+            coarse = weights.mul(_COARSE).round_().div_(_COARSE)
+            fine = weights.sub_(coarse).mul_(_FINE).round_().div_(_FINE)
+            tiles = bank.pixels(side).index_select(0, which)
+            colour, keep = _layer(_resample(tiles, [coarse[0], fine[0]], [coarse[1], fine[1]]))
+            below = canvas.index_select(0, where)
+            canvas.index_copy_(0, where, torch.addcmul(colour, below, keep))
 
 
-def _resample(tiles: torch.Tensor, across: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-    """Scale and place tiles (batch, side, side, 4) by weights (batch, size, side): (batch, 4, size, size)."""
-    batch, side, _, bands = tiles.shape
-    rows = tiles.transpose(2, 3).reshape(batch, side * bands, side).float()
-    rows = _to_bytes(torch.bmm(rows, across.transpose(1, 2)))
-    columns = _to_bytes(torch.bmm(down, rows.view(batch, side, -1)))
-    return columns.view(batch, -1, bands, across.shape[1]).transpose(1, 2)
+def _resample(
+    tiles: torch.Tensor, across: Sequence[torch.Tensor], down: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Scale tiles (batch, side, 4, side) to fp32 bytes (batch, 4, height, width).
+
+    Weights are sums of parts: `across` (batch, width, side), `down` (batch, height, side).
+    """
+    batch, side, bands, _ = tiles.shape
+    rows = tiles.reshape(batch, side * bands, side).float()
+    rows = _to_bytes(_sum(torch.bmm(rows, part.transpose(1, 2)) for part in across))
+    rows = rows.view(batch, side, -1)
+    columns = _to_bytes(_sum(torch.bmm(part, rows) for part in down))
+    return columns.view(batch, columns.shape[1], bands, -1).transpose(1, 2)
+
+
+@lru_cache(maxsize=1024)
+def _whole_weights(side: int, length: int, *, linear: bool) -> torch.Tensor:
+    """Return the weights (1, length, side) that scale a whole axis on a CPU."""
+    return _weights(torch.tensor([0]), torch.tensor([length]), side, length, linear=linear)
 
 
 def _weights(start: torch.Tensor, end: torch.Tensor, side: int, size: int, *, linear: bool) -> torch.Tensor:
@@ -233,15 +247,14 @@ def _weights(start: torch.Tensor, end: torch.Tensor, side: int, size: int, *, li
     filter is stretched over the tile pixels that become one pixel, as Pillow does it.
     """
     start, end = start[..., None], end[..., None]
-    axis = torch.arange(size, device=start.device)
-    scale = side / (end - start)
-    centre = (axis - start + 0.5) * scale
-    distance = (torch.arange(side, device=start.device) + 0.5 - centre[..., None]).abs_()
-    distance = distance.div_(scale.clamp(min=1)[..., None])
+    pixel = torch.arange(size, device=start.device) - start
+    inside = (pixel >= 0) & (pixel < end - start)
+    # pixel centres times twice both lengths are whole numbers: differences are exact
+    target, length = (2 * pixel + 1)[..., None] * side, (end - start)[..., None]
+    source = (2 * torch.arange(side, device=start.device) + 1) * length
+    distance = (source - target).abs_() / (2 * length.clamp(min=side))
     weight = (1 - distance).clamp_(min=0) if linear else _cubic(distance)
-    inside = (axis >= start) & (axis < end)
-    weight = weight * (inside / weight.sum(-1).clamp_(min=0.1))[..., None]
-    return weight.mul_(_STEPS).round_().div_(_STEPS)
+    return weight * (inside / weight.sum(-1).clamp_(min=0.1))[..., None]
 
 
 def _cubic(distance: torch.Tensor) -> torch.Tensor:
@@ -308,8 +321,12 @@ def _shared_bank(atlas: Atlas, device: torch.device) -> TileBank:
 
 
 def _premultiplied(pixels: np.ndarray) -> np.ndarray:
-    """Multiply the colours of RGBA bytes by their alpha, as Pillow does before it scales."""
-    return np.asarray(Image.fromarray(pixels).convert("RGBa"))
+    """Return RGBA (side, side, 4) as rows, bands, columns, premultiplied as Pillow does before it scales."""
+    return np.asarray(Image.fromarray(pixels).convert("RGBa")).transpose(0, 2, 1)
+
+
+def _sum(parts: Iterable[torch.Tensor]) -> torch.Tensor:
+    return reduce(torch.Tensor.add_, parts)
 
 
 def _to_bytes(levels: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """What a scene is: things, words, a face, a background, and how they stand to each other.
 
-A scene is a value. `render` draws exactly that and `captions` words exactly that, so pictures and texts cannot
-disagree. Positions and sizes are fractions of the picture's side, x to the right, y down; the place of an item
-is the centre of its box.
+A scene is a value. `render` draws exactly that and `caption` words exactly that, so pictures and texts
+cannot disagree. Positions and sizes are fractions of the picture's side, x to the right, y down; the place of
+an item is the centre of its box.
 """
 
 from dataclasses import dataclass

@@ -1,17 +1,15 @@
 """Plain shapes: circles, stars, arrows and the like, drawn here, in any of the eleven colours."""
 
-import json
 import math
 from collections.abc import Callable
 from functools import cache, lru_cache
-from importlib import resources
 from typing import Final
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from danqing.data.colours import paint_plain
-from danqing.data.concepts import Concept
+from danqing.data.concepts import Concept, concepts
 from danqing.errors import DataError
 
 SIDE: Final = 192
@@ -38,8 +36,7 @@ Points = list[tuple[float, float]]
 @cache
 def shapes() -> dict[str, Concept]:
     """Return the plain shapes by code, in their fixed order, with their names in twelve languages."""
-    rows = json.loads((resources.files("danqing.data") / "shapes.json").read_text("utf-8"))["shapes"]
-    return {row["code"]: Concept(**row) for row in rows}
+    return {code: concept for code, concept in concepts().items() if concept.group == "shapes"}
 
 
 @lru_cache(maxsize=256)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from danqing.conditioning.images import to_pixels
 from danqing.data.atlas import Atlas
 from danqing.data.colours import COLOURS
-from danqing.data.world import Scene, Thing, Words, render, sample_scene
+from danqing.data.world import Scene, Split, Thing, Words, render, sample_scene
 from danqing.data.world.sample import KIND_SHARES, visible_colour
 from danqing.data.world.tiles import extent
 from danqing.scoring.detector import (
@@ -114,7 +114,7 @@ class Detection:
     def scene(self, rng: np.random.Generator) -> Scene:
         """Draw one scene, held-out combinations included: a judge must know them all."""
         codes = self.core if rng.random() < _CORE_SHARE else None
-        split = "held_out" if rng.random() < 0.2 else "train"
+        split: Split = "held_out" if rng.random() < 0.2 else "train"
         return sample_scene(rng, self.atlas, split, shares=KIND_SHARES, codes=codes)
 
     def label(
@@ -186,9 +186,11 @@ class Detection:
         restored = [self.restored(self.restored_count + at) for at in range(96)]
         batches = {
             "clean": self.label(clean, [render(scene, self.atlas, SIDE) for scene in clean], rng),
-            "restored": self.label(*zip(*restored, strict=True), rng),
+            "restored": self.label(
+                [scene for scene, _ in restored], [picture for _, picture in restored], rng
+            ),
         }
-        result = {}
+        result: dict[str, float] = {}
         for name, batch in batches.items():
             loss, numbers = self.loss(model, batch)
             result |= {f"{name}_loss": loss.item(), **{f"{name}_{key}": n for key, n in numbers.items()}}

@@ -18,9 +18,10 @@ from danqing.conditioning.templates import DESCRIBE, EDIT_PLUS, GENERATE, Templa
 from danqing.conditioning.tokenizer import Tokenizer
 from danqing.data.atlas import Atlas
 from danqing.data.colours import COLOURS
-from danqing.data.concepts import LANGUAGES, concepts
+from danqing.data.concepts import LANGUAGES
 from danqing.data.language import Labels, caption, facts, ordered
 from danqing.data.language.corpus import Text, draw_text
+from danqing.data.language.nouns import nouns
 from danqing.data.world import RELATIONS, sample_scene
 from danqing.models.vlm import VLM
 from danqing.training.optim import short_attention
@@ -57,8 +58,8 @@ def fact_classes() -> dict[str, int]:
     """Return the facts read off a caption, and how many classes each has; the last class is "none"."""
     colours = len(COLOURS)
     return {
-        "first": len(concepts()),
-        "second": len(concepts()) + 1,
+        "first": len(nouns()),
+        "second": len(nouns()) + 1,
         "count": _MAX_COUNT + 1,
         "first_colour": colours + 1,
         "second_colour": colours + 1,
