@@ -177,11 +177,27 @@ def _write(pen: ImageDraw.ImageDraw, words: Words, scale: float, left: float, to
 @lru_cache(maxsize=16384)
 def _measured(name: str, line: str) -> tuple[float, float, float, float]:
     """Return start, width, top and bottom of a line's ink, from its baseline, in ems."""
-    # `getbbox` of a font would count the empty space beside the letters
-    mask, (x, y) = font(name, _REFERENCE).getmask2(line, "L", anchor="ls")
-    inked = mask.getbbox() or (0, 0, 1, 1)
-    left, top, right, bottom = inked[0] + x, inked[1] + y, inked[2] + x, inked[3] + y
+    start, left, top, right, bottom = 0.0, np.inf, np.inf, -np.inf, -np.inf
+    for character in line:
+        (x0, y0, x1, y1), advance = _glyph(name, character)
+        left, top, right, bottom = (
+            min(left, start + x0),
+            min(top, y0),
+            max(right, start + x1),
+            max(bottom, y1),
+        )
+        start += advance
     return left / _REFERENCE, (right - left) / _REFERENCE, top / _REFERENCE, bottom / _REFERENCE
+
+
+@cache
+def _glyph(name: str, character: str) -> tuple[tuple[int, int, int, int], float]:
+    """Return the box of a character's ink, from its baseline, and its advance, at the reference size."""
+    face = font(name, _REFERENCE)
+    # `getbbox` of a font would count the empty space beside the letter
+    mask, (x, y) = face.getmask2(character, "L", anchor="ls")
+    left, top, right, bottom = mask.getbbox() or (0, 0, 1, 1)
+    return (left + x, top + y, right + x, bottom + y), face.getlength(character)
 
 
 @cache
