@@ -98,6 +98,12 @@ def test_single_letters_are_told_apart(wear, reader):
         assert reader.read_letter(picture, LETTERS, [PLAIN, BOLD]) == letter
 
 
+@pytest.mark.parametrize("height", [3, 5, 7])
+def test_a_letter_too_small_to_tell_is_no_error(height, reader):
+    picture = blurred(blurred(sign("E", height=height)))
+    assert reader.read_letter(picture, LETTERS, [BOLD]) in (None, *LETTERS)
+
+
 def test_a_letter_is_matched_in_a_crop_of_its_board():
     crop = sign("R", board="white", ink="purple", behind="white", height=30).crop((40, 40, 88, 88))
     assert match_glyph(crop, LETTERS, [PLAIN, BOLD]) == "R"
