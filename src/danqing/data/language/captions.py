@@ -27,7 +27,6 @@ SHORT_SHARE: Final = 0.12
 STYLED_SHARE: Final = 0.25
 LONG_SHARE: Final = 0.08
 """Captions of a few words, full ones that also say the style, and long ones; the rest is full."""
-_LONGEST: Final = MappingProxyType({"en": 47, "zh": 82})  # English words, Chinese characters: some 60 tokens
 _MAKERS: Final[Mapping[str, Mapping[str, Maker]]] = MappingProxyType(
     {"en": english.MAKERS, "zh": chinese.MAKERS}
 )
@@ -60,8 +59,8 @@ def caption(
     if length not in ("short", "full", "styled", "long") or split not in ("train", "held_out"):
         raise DataError(f"expected a length and split of captions, found {length=} and {split=}")
     fields = fields_of(scene, language, rng, atlas, split, sized=length != "long" or scene.kind == "pair")
-    if length == "long" and language in SPOKEN:
-        return _long(fields)
+    if length == "long":
+        return _long(fields) if language in SPOKEN else _long_label(fields)
     text = fields.fill(*_lists(fields, length))
     return text.rstrip() if language not in SPOKEN else text
 
@@ -105,8 +104,6 @@ def _lists(fields: Fields, length: Length) -> tuple[str, ...]:
     styled = style_of(scene) is not None
     if length == "short":
         return (f"{scene.kind}.short",) if spoken else ("short",)
-    if length == "long":
-        return ("long" if styled else "long.plain",)
     name = "styled" if length == "styled" and styled else "full"
     base = f"clause.{name}" if _is_clause(fields) else name
     own = spoken and (scene.words is None or not (scene.things or scene.words.board == "none"))
@@ -128,7 +125,7 @@ def _long(fields: Fields) -> str:
     else:
         opening = f"long.{clause or 'open'}"
     sentences = [_sentence(fields, opening), "", _sentence(fields, f"long.{scene.background.kind}"), ""]
-    left = _LONGEST[fields.language] - _extent(fields, *sentences)
+    left = fields.words["longest"] - _extent(fields, *sentences)
     for place, name in ((1, f"long.{scene.kind}"), (3, "long.close")):
         sentence = _sentence(fields, name)
         if _extent(fields, sentence) <= left:
@@ -137,10 +134,19 @@ def _long(fields: Fields) -> str:
     return ("" if fields.language == "zh" else " ").join(sentence for sentence in sentences if sentence)
 
 
+def _long_label(fields: Fields) -> str:
+    """Return all facts, as long as there is room for them."""
+    plain = style_of(fields.scene) is None
+    text = fields.fill("long.plain" if plain else "long").rstrip()
+    if _extent(fields, text) > fields.words["longest"]:
+        text = fields.fill("long.plain_brief" if plain else "long.brief").rstrip()
+    return text
+
+
 def _sentence(fields: Fields, name: str) -> str:
     return capital(fields.fill(name))
 
 
 def _extent(fields: Fields, *sentences: str) -> int:
-    """Return how long sentences are: characters in Chinese, words in English."""
-    return sum(len(one) if fields.language == "zh" else len(one.split()) for one in sentences)
+    """Return how long sentences are: words in English, else characters."""
+    return sum(len(one.split()) if fields.language == "en" else len(one) for one in sentences)

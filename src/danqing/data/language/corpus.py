@@ -31,7 +31,7 @@ _FUNCTION_WORDS: Final = (
     "床の上 スタイル 縞模様 ストライプ 水玉模様 格子模様 チェック柄 グラデーション 無地 大きさ 文字 "
     "見え ありますか 何色"
 )
-_PHRASES: Final = ("background", "backgrounds", "see", "nothing", "head")  # lists of more than words
+_PHRASES: Final = ("background", "backgrounds", "see", "nothing", "head", "longest")  # no single words
 _NUMERALS: Final = "一二两三四五六七八九"
 _MARKS: Final = "，。、：（）“”「」『』？的有和在の"
 

@@ -2,7 +2,8 @@
 
 One file a language: `words` are lists and tables, `patterns` are named lists of sentences with fields in
 braces. A pattern that stands several times in a list comes that much more often. The ten label languages
-share the patterns of `labels.json` and add a few of their own.
+share the patterns of `labels.json` and add a few of their own. `longest` is where long captions end: in words
+in English, else in characters; some 64 tokens of Qwen2.5, but for Hindi, of which it knows few words.
 """
 
 import json
