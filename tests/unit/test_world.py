@@ -212,6 +212,6 @@ def test_preview_writes_a_sheet(atlas: Atlas, tmp_path) -> None:
     drawn = scenes(atlas, 5)
     path = preview(drawn, ["a caption"] * 5, tmp_path / "sheets" / "sheet.png", atlas, columns=3)
     with Image.open(path) as sheet:
-        assert sheet.width == 3 * 168
+        assert sheet.width == 3 * 168 + 8
     with pytest.raises(DataError, match="as many captions"):
         preview(drawn, [], tmp_path / "none.png", atlas)
