@@ -50,6 +50,11 @@ COMMANDS = {
     "danqing generate \"a coffee shop sign that says 'Open'\" --model path/to/Qwen-Image --size 1328x1328 "
     "--steps 50 --guidance 4": SMALL,
     "danqing info path/to/Qwen-Image": AS_IT_IS,
+    "danqing evaluate world -o evaluation": Run(
+        more=("--rows", "object", "--steps", "1", "--no-baselines"), makes=("evaluation/report.html",)
+    ),
+    "danqing data preview -o scenes.png": Run(makes=("scenes.png",)),
+    "danqing data preview -o edits.png --edits --language zh": Run(makes=("edits.png",)),
     "danqing data build -o atlas.safetensors": UP_TO_THE_NETWORK,
     "danqing train recipes/nano.py --run-dir runs/nano --atlas atlas.safetensors": STOPPED,
 }

@@ -57,7 +57,7 @@ def test_a_colour_is_one_that_some_picture_of_the_thing_can_have() -> None:
     for prompt in natural():
         for clause in prompt.include:
             if clause.colour is not None and clause.concept is not None:
-                facts = [atlas.facts(clause.concept, style) for style in atlas.styles]
+                facts = [atlas.facts(clause.concept, style) for style in atlas.styles_of(clause.concept)]
                 assert any(clause.colour in (one.colour, *one.dyes) for one in facts), prompt.text
 
 

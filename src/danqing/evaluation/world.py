@@ -32,6 +32,8 @@ COUNTS: Final[dict[Profile, dict[str, int]]] = {
 """Items a row, scenes a language, ambiguous prompts, and prompts drawn with several seeds."""
 SEEDS: Final[Mapping[str, tuple[int, ...]]] = {"readings": tuple(range(8)), "variety": tuple(range(8))}
 """Seeds of the rows that are drawn with several; the others have one."""
+PLAIN_FONTS: Final = ("bold", "tall", "serif", "heiti")
+"""Fonts that OCR reads without trouble."""
 _SEED: Final = 2026
 LENGTHS: Final = (10, 20, 40, 60)
 """Tokens of the prompts whose length is varied."""
@@ -73,18 +75,7 @@ _LANGUAGE_KINDS: Final[dict[SceneKind, float]] = {"single": 0.5, "count": 0.25, 
 
 def world_rows(known: TrainingPictures) -> tuple[Row, ...]:
     """Return the rows of the table in their order; pictures are compared with the `known` ones."""
-    rows = [
-        Row(name="object", title="Object", about="One thing before a background; all facts must be met."),
-        Row(name="object-unseen", title="Object, unseen", about="The thing never met this background."),
-        Row(name="colour", title="Colour", about="One thing in a colour it seldom has."),
-        Row(name="colour-unseen", title="Colour, unseen", about="The thing never had this colour."),
-        Row(name="count", title="Count", about="Two to nine of one thing, exactly."),
-        Row(name="relation", title="Relation", about="Two things, one beside, above, in front of or inside."),
-        Row(name="relation-unseen", title="Relation, unseen", about="Two things never so related."),
-        Row(name="groups", title="Groups", about="Two or three kinds of things with their numbers."),
-        Row(name="words", title="Words", about="A word on a sign, read by OCR."),
-        Row(name="words-unseen", title="Words, unseen", about="Words that no training picture carries."),
-    ]
+    rows = _drawn_rows()
     rows += [
         Row(
             name=f"language-{language}",
@@ -132,6 +123,22 @@ def world_rows(known: TrainingPictures) -> tuple[Row, ...]:
             counts=False,
         ),
     )
+
+
+def _drawn_rows() -> list[Row]:
+    """Return the rows of `_PARTS`."""
+    return [
+        Row(name="object", title="Object", about="One thing before a background; all facts must be met."),
+        Row(name="object-unseen", title="Object, unseen", about="The thing never met this background."),
+        Row(name="colour", title="Colour", about="One thing in a colour it seldom has."),
+        Row(name="colour-unseen", title="Colour, unseen", about="The thing never had this colour."),
+        Row(name="count", title="Count", about="Two to nine of one thing, exactly."),
+        Row(name="relation", title="Relation", about="Two things, one beside, above, in front of or inside."),
+        Row(name="relation-unseen", title="Relation, unseen", about="Two things never so related."),
+        Row(name="groups", title="Groups", about="Two or three kinds of things with their numbers."),
+        Row(name="words", title="Words", about="A word on a sign, read by OCR."),
+        Row(name="words-unseen", title="Words, unseen", about="Words that no training picture carries."),
+    ]
 
 
 def world_items(atlas: Atlas, profile: Profile, *, concepts: int | None = None) -> list[Asked]:
@@ -196,10 +203,20 @@ def _row_items(row: str, part: _Part, atlas: Atlas, codes: Sequence[str]) -> Ite
         scene = sample_scene(
             rng, atlas, "held_out" if part.unseen else "train", shares={part.kind: 1.0}, codes=codes
         )
-        if (part.unseen is None or _unseen(scene, part.unseen)) and (
-            not part.dyed or scene.things[0].colour is not None
-        ):
+        if part.unseen is not None and not _unseen(scene, part.unseen):
+            continue
+        if part.kind == "words" and not _readable(scene):
+            continue
+        if not part.dyed or scene.things[0].colour is not None:
             yield _asked(row, scene, "en", rng)
+
+
+def _readable(scene: Scene) -> bool:
+    """Tell whether OCR reads the words of a true render: one line, a plain font, no single letters."""
+    assert scene.words is not None
+    line = scene.words.lines[0]
+    fits = 3 <= len(line) <= 6 if line.isascii() else len(line) <= 2
+    return fits and len(scene.words.lines) == 1 and scene.words.font in PLAIN_FONTS
 
 
 def _unseen(scene: Scene, axis: str) -> bool:

@@ -54,7 +54,7 @@ class Matcher:
     def __init__(self, atlas: Atlas, codes: Sequence[str] | None = None, styles: Sequence[str] | None = None):
         """Learn `codes` and `styles` of the atlas; all of them when None."""
         self._fine, self.labels = _templates(atlas, codes or atlas.codes, styles or atlas.styles)
-        self._coarse = _Sheets.of(F.avg_pool2d(self._fine / 255, _FINE // _COARSE))
+        self._coarse = Sheets.of(F.avg_pool2d(self._fine / 255, _FINE // _COARSE))
 
     def judge(self, picture: np.ndarray | Image.Image) -> Verdict:
         """Say what one picture (height, width, 3) uint8 shows."""
@@ -86,7 +86,7 @@ class Matcher:
         best, where = first.max(1)
         finalists = best.topk(min(_FINALISTS, len(best))).indices
         nearby = [near for box in {int(where[i]) for i in finalists[:3]} for near in boxes[box].nearby()]
-        second = _Sheets.of(self._fine[finalists] / 255).correlate(_cut(both, nearby, _FINE)).amax(1)
+        second = Sheets.of(self._fine[finalists] / 255).correlate(_cut(both, nearby, _FINE)).amax(1)
         scores: dict[tuple[str, str], float] = {}
         for index, score in zip(finalists.tolist(), second.tolist(), strict=True):
             scores[self.labels[index]] = max(score, scores.get(self.labels[index], -1.0))
@@ -123,7 +123,7 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sheets:
+class Sheets:
     """Templates as rows, ready to be correlated with crops: T = alpha * (colour - background)."""
 
     premultiplied: Tensor  # (templates, 3 * pixels)

@@ -12,9 +12,9 @@ their first paste together, then their second, and so on, and the products also 
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, reduce
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -39,8 +39,10 @@ from danqing.errors import DataError
 
 _CPU_SCENES: Final = 8  # painted together: their canvas stays in the cache of a core
 _DEVICE_PIXELS: Final = 2**22  # painted together elsewhere: 256 scenes of 128 pixels
-_COARSE: Final = 2.0**10  # steps of the two parts of a weight: sums of byte x part are exact in fp32, so that
-_FINE: Final = 2.0**20  # they do not depend on their order, which varies with the size of a batch
+_PARTS: Final = 4  # of an axis that is scaled on a CPU, each from the pixels near it
+_STEPS: Final = 2.0**10  # of the coarse part of a weight, and squared, of the fine part
+_Scaling = Callable[[torch.Tensor], torch.Tensor]
+"""Scales the middle axis: (batch, side, lines) to (batch, size, lines), fp32."""
 
 
 def compose(
@@ -55,8 +57,9 @@ def compose(
     """Draw scenes as (batch, 3, size, size) uint8 RGB on `device`, equal to `render` within 2 of 255.
 
     A scene gives the same bytes alone or in a batch. Tiles stay in `bank`, by default one for each atlas and
-    device of the process, which is not for several threads at once. `by_rank` chooses the order of work: true draws all scenes paste by paste, false scene by
-    scene, which is the default on a CPU. Raises DataError for a bank of another atlas or device.
+    device of the process, which is not for several threads at once. `by_rank` chooses the order of work: true
+    draws all scenes paste by paste, false scene by scene, which is the default on a CPU. Raises DataError for
+    a bank of another atlas or device.
     """
     device = torch.device(device)
     bank = bank if bank is not None else _shared_bank(atlas, device)
@@ -120,7 +123,7 @@ class TileBank:
         return [(self._sides[key], self._shelves[self._sides[key]].places[key]) for key in keys]
 
     def pixels(self, side: int) -> torch.Tensor:
-        """Return a shelf, (places, side, 4, side) uint8: rows, bands, columns; until the next `find`."""
+        """Return a shelf, (places, side, 4, side) uint8: columns, bands, rows; until the next `find`."""
         return self._shelves[side].pixels
 
     def __len__(self) -> int:
@@ -182,10 +185,10 @@ def _paste_one_by_one(canvas: torch.Tensor, pastes: Sequence[Sequence[_Paste]], 
         for (item, (left, top, right, bottom)), (side, place) in zip(some, places, strict=False):
             key = (side, place, right - left, bottom - top)  # several of a kind are scaled once
             if key not in layers:
-                across = _whole_weights(side, right - left, linear=item is None)
-                down = _whole_weights(side, bottom - top, linear=item is None)
-                scaled = _resample(bank.pixels(side)[place : place + 1], [across], [down])
-                layers[key] = _layer(scaled[0])
+                across = _scaling(side, right - left, linear=item is None)
+                down = _scaling(side, bottom - top, linear=item is None)
+                scaled = _resample(bank.pixels(side)[place : place + 1], across, down)
+                layers[key] = _layer(scaled[0], shadow=item is None)
             colour, keep = layers[key]
             x, y = max(left, 0), max(top, 0)
             here = picture[:, y : min(bottom, size), x : min(right, size)]
@@ -210,34 +213,47 @@ def _paste_by_rank(canvas: torch.Tensor, pastes: Sequence[Sequence[_Paste]], ban
         for (side, linear), rows in groups.items():
             table = _upload(np.ascontiguousarray(np.array(rows).T), canvas.device)
             where, which = table[0], table[1]
-            weights = _weights(table[2:4], table[4:6], side, size, linear=linear)
-            coarse = weights.mul(_COARSE).round_().div_(_COARSE)
-            fine = weights.sub_(coarse).mul_(_FINE).round_().div_(_FINE)
+            across, down = map(_exactly, _weights(table[2:4], table[4:6], side, size, linear=linear))
             tiles = bank.pixels(side).index_select(0, which)
-            colour, keep = _layer(_resample(tiles, [coarse[0], fine[0]], [coarse[1], fine[1]]))
+            colour, keep = _layer(_resample(tiles, across, down), shadow=linear)
             below = canvas.index_select(0, where)
             canvas.index_copy_(0, where, torch.addcmul(colour, below, keep))
 
 
-def _resample(
-    tiles: torch.Tensor, across: Sequence[torch.Tensor], down: Sequence[torch.Tensor]
-) -> torch.Tensor:
-    """Scale tiles (batch, side, 4, side) to fp32 bytes (batch, 4, height, width).
-
-    Weights are sums of parts: `across` (batch, width, side), `down` (batch, height, side).
-    """
-    batch, side, bands, _ = tiles.shape
-    rows = tiles.reshape(batch, side * bands, side).float()
-    rows = _to_bytes(_sum(torch.bmm(rows, part.transpose(1, 2)) for part in across))
-    rows = rows.view(batch, side, -1)
-    columns = _to_bytes(_sum(torch.bmm(part, rows) for part in down))
-    return columns.view(batch, columns.shape[1], bands, -1).transpose(1, 2)
+def _resample(tiles: torch.Tensor, across: _Scaling, down: _Scaling) -> torch.Tensor:
+    """Scale tiles (batch, side, 4, side) to whole numbers in 0..255, (batch, 4, height, width) fp32."""
+    columns = _to_bytes(across(tiles.flatten(2).float()))
+    batch, width, _ = columns.shape
+    rows = columns.view(batch, 4 * width, -1).transpose(1, 2)
+    return _to_bytes(down(rows)).view(batch, -1, width, 4).permute(0, 3, 1, 2).contiguous()
 
 
 @lru_cache(maxsize=1024)
-def _whole_weights(side: int, length: int, *, linear: bool) -> torch.Tensor:
-    """Return the weights (1, length, side) that scale a whole axis on a CPU."""
-    return _weights(torch.tensor([0]), torch.tensor([length]), side, length, linear=linear)
+def _scaling(side: int, length: int, *, linear: bool) -> _Scaling:
+    """Return what scales an axis on a CPU: a product for each part of it, with what that part needs."""
+    weights = _weights(torch.tensor(0), torch.tensor(length), side, length, linear=linear)
+    parts = []
+    for some in torch.arange(length).tensor_split(min(_PARTS, -(-length // 8))):
+        touched = weights[some].any(0).nonzero()
+        first, last = int(touched[0]), int(touched[-1]) + 1
+        parts.append((first, last, weights[some, first:last].contiguous()))
+
+    def scale(axis: torch.Tensor) -> torch.Tensor:
+        (lines,) = axis
+        return torch.cat([part @ lines[first:last] for first, last, part in parts])[None]
+
+    return scale
+
+
+def _exactly(weights: torch.Tensor) -> _Scaling:
+    """Return what scales an axis by weights (batch, size, side), to the same bits in any batch.
+
+    Weights are split into two parts of ten bits each. Sums of byte x part are exact in fp32, so they do not
+    depend on their order, which the device may change with the size of a batch.
+    """
+    coarse = weights.mul(_STEPS).round_().div_(_STEPS)
+    fine = weights.sub(coarse).mul_(_STEPS**2).round_().div_(_STEPS**2)
+    return lambda axis: torch.bmm(coarse, axis).add_(torch.bmm(fine, axis))
 
 
 def _weights(start: torch.Tensor, end: torch.Tensor, side: int, size: int, *, linear: bool) -> torch.Tensor:
@@ -264,14 +280,16 @@ def _cubic(distance: torch.Tensor) -> torch.Tensor:
     return torch.where(distance < 1, near, far) * (distance < 2)
 
 
-def _layer(scaled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _layer(scaled: torch.Tensor, *, shadow: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Turn premultiplied bytes (..., 4, height, width) into the colour a paste adds and the share it keeps.
 
     Pillow divides by alpha, cuts off and multiplies again when it pastes; so does this.
     """
     alpha = scaled[..., 3:, :, :]
-    straight = (scaled[..., :3, :, :] * 255).div_(alpha.clamp(min=1)).floor_().clamp_(max=255)
     opacity = alpha * (1 / 255)
+    if shadow:
+        return _shadow_colour(scaled.device) * opacity, 1 - opacity
+    straight = (scaled[..., :3, :, :] * 255).div_(alpha.clamp(min=1)).floor_().clamp_(max=255)
     return straight.mul_(opacity), 1 - opacity
 
 
@@ -311,8 +329,12 @@ def _appearance(item: Item) -> object:
 
 
 def _shadow_tile() -> np.ndarray:
-    mask = shadow_mask()
-    return np.dstack([np.broadcast_to(np.array(SHADOW, np.uint8), (*mask.shape, 3)), mask])
+    return np.dstack([shadow_mask()] * 4)
+
+
+@lru_cache(maxsize=8)
+def _shadow_colour(device: torch.device) -> torch.Tensor:
+    return torch.tensor(SHADOW, dtype=torch.float32, device=device)[:, None, None]
 
 
 @lru_cache(maxsize=4)
@@ -321,12 +343,8 @@ def _shared_bank(atlas: Atlas, device: torch.device) -> TileBank:
 
 
 def _premultiplied(pixels: np.ndarray) -> np.ndarray:
-    """Return RGBA (side, side, 4) as rows, bands, columns, premultiplied as Pillow does before it scales."""
-    return np.asarray(Image.fromarray(pixels).convert("RGBa")).transpose(0, 2, 1)
-
-
-def _sum(parts: Iterable[torch.Tensor]) -> torch.Tensor:
-    return reduce(torch.Tensor.add_, parts)
+    """Return RGBA (side, side, 4) as columns, bands, rows, premultiplied as Pillow does before it scales."""
+    return np.asarray(Image.fromarray(pixels).convert("RGBa")).transpose(1, 2, 0)
 
 
 def _to_bytes(levels: torch.Tensor) -> torch.Tensor:
