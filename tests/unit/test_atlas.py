@@ -38,7 +38,7 @@ DRAWN = {
     "glossy": 1332,
     "detailed": 878,
     "outlined": 520,
-    "simple": 709,
+    "simple": 700,
 }
 SQUARE = '<rect x="4" y="8" width="24" height="12" fill="#cc1111"/>'
 ICONS = {"icons": {"apple": {"body": SQUARE}}, "width": 32, "height": 32}

@@ -168,6 +168,7 @@ class Atlas:
         """All sprites, (rows, size, size, 4) uint8 RGBA; decodes those that nobody has asked for yet."""
         with ThreadPoolExecutor(_DECODERS) as pool:  # Pillow decodes outside the interpreter's lock
             list(pool.map(self._decode, np.flatnonzero(~self._decoded).tolist()))
+        self._tensors["webp"] = np.zeros(0, np.uint8)  # nobody needs it any more
         return self._sprites
 
     def sprite(self, code: str, style: str) -> np.ndarray:
