@@ -223,6 +223,17 @@ def test_missing_npm_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         fetch(STYLES[0], tmp_path)
 
 
+def test_failing_npm_is_quoted_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin" / "npm"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 'npm error code ECONNREFUSED' >&2\necho x > half.tgz\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    with pytest.raises(DataError, match="ECONNREFUSED; check the network"):
+        fetch(STYLES[0], tmp_path / "archives")
+    assert list((tmp_path / "archives").iterdir()) == []
+
+
 def test_unknown_style_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="oil"):
         build_atlas(tmp_path / "atlas.safetensors", ["oil"])

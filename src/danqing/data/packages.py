@@ -65,14 +65,15 @@ def fetch(source: Source, folder: Path) -> Path:
             f"expected npm to fetch {source.name}@{source.version}, found none; install Node.js"
         )
     with tempfile.TemporaryDirectory(dir=folder) as scratch:  # an interrupted download leaves nothing behind
-        command = [npm, "pack", "--silent", "--ignore-scripts", f"{source.name}@{source.version}"]
+        command = [npm, "pack", "--loglevel=error", "--ignore-scripts", f"{source.name}@{source.version}"]
         done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
         packed = Path(scratch) / source.archive
         if done.returncode or not packed.exists():
-            said = [line for line in done.stderr.splitlines() if line.strip() and "npm warn" not in line]
+            lines = [line for line in done.stderr.splitlines() if line.startswith("npm error ")]
+            said = lines[0].removeprefix("npm error ") if lines else "no message"
             raise DataError(
-                f"npm could not pack {source.name}@{source.version}: {said[0] if said else 'no message'}; "
-                "check the network and npm's registry, then try again"
+                f"npm could not pack {source.name}@{source.version}: {said}; check the network and npm's "
+                "registry, then try again"
             )
         _verify(source, packed)
         os.replace(packed, path)
