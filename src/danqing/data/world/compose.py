@@ -68,15 +68,25 @@ def compose(
     by_rank = device.type != "cpu" if by_rank is None else by_rank
     together = max(1, _DEVICE_PIXELS // size**2) if by_rank else _CPU_SCENES
     pictures = torch.empty(len(scenes), 3, size, size, dtype=torch.uint8, device=device)
+    # rows of one colour first, so that backgrounds are painted by slices
+    order = [
+        index
+        for start in range(0, len(scenes), together)
+        for index in sorted(
+            range(start, min(start + together, len(scenes))),
+            key=lambda index: scenes[index].background.kind not in ROWS,
+        )
+    ]
     for start in range(0, len(scenes), together):
-        some = scenes[start : start + together]
-        canvas = _paint_backgrounds([scene.background for scene in some], size, device)
-        pastes = [_pastes(scene, atlas, size) for scene in some]
+        chosen = order[start : start + together]
+        canvas = _paint_backgrounds([scenes[index].background for index in chosen], size, device)
+        pastes = [_pastes(scenes[index], atlas, size) for index in chosen]
         if by_rank:
             _paste_by_rank(canvas, pastes, bank)
         else:
             _paste_one_by_one(canvas, pastes, bank)
-        pictures[start : start + together] = canvas.add_(0.5)  # the cast cuts off
+        whole = canvas.add_(0.5).to(torch.uint8)  # the cast cuts off
+        pictures.index_copy_(0, _upload(np.array(chosen), device), whole)
     return pictures
 
 
@@ -294,25 +304,18 @@ def _layer(scaled: torch.Tensor, *, shadow: bool) -> tuple[torch.Tensor, torch.T
 
 
 def _paint_backgrounds(backgrounds: Sequence[Background], size: int, device: torch.device) -> torch.Tensor:
-    """Return (batch, 3, size, size) fp32 with whole numbers in 0..255."""
+    """Return (batch, 3, size, size) fp32, whole numbers in 0..255; kinds in `ROWS` come first."""
     canvas = torch.empty(len(backgrounds), 3, size, size, device=device)
-    plain = [index for index, background in enumerate(backgrounds) if background.kind in ROWS]
+    plain = [background for background in backgrounds if background.kind in ROWS]
+    mixed = backgrounds[len(plain) :]
     if plain:
-        rows = np.stack([paint_rows(backgrounds[index], size) for index in plain])
-        colours = _upload(rows, device).float().transpose(1, 2)[..., None]
-        canvas.index_copy_(0, _upload(np.array(plain), device), colours.expand(-1, -1, -1, size))
-    mixed = [index for index, background in enumerate(backgrounds) if background.kind not in ROWS]
+        rows = np.stack([paint_rows(background, size) for background in plain])
+        canvas[: len(plain)] = _upload(rows, device).transpose(1, 2)[..., None]
     if mixed:
-        pairs = np.array([tones(backgrounds[index]) for index in mixed])
-        first, second = _upload(pairs, device)[..., None, None].unbind(1)
-        shares = torch.stack(
-            [_plane(b.kind, b.period, size, device) for b in map(backgrounds.__getitem__, mixed)]
-        )
-        canvas.index_copy_(
-            0,
-            _upload(np.array(mixed), device),
-            torch.addcmul(first, shares[:, None], second - first).floor_(),
-        )
+        colours = np.array([tones(background) for background in mixed])
+        first, second = _upload(colours, device)[..., None, None].unbind(1)
+        shares = torch.stack([_plane(b.kind, b.period, size, device) for b in mixed])[:, None]
+        torch.addcmul(first, shares, second - first, out=canvas[len(plain) :]).floor_()
     return canvas
 
 
