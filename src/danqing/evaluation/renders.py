@@ -65,7 +65,7 @@ class RenderSystem:
 
 def through(vae: VAE) -> Finish:
     """Return a finish that encodes and decodes a picture."""
-    return lambda picture: to_pictures(restore(vae, to_pixels(np.asarray(picture)[None])))[0]
+    return lambda picture: to_pictures(restore(vae, to_pixels(np.array(picture)[None])))[0]
 
 
 def blurred(picture: Image.Image) -> Image.Image:

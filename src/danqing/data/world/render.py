@@ -25,7 +25,8 @@ def render(scene: Scene, atlas: Atlas, size: int = 128) -> np.ndarray:
     """Draw a scene as (size, size, 3) uint8 RGB. The same scene and atlas give the same bytes."""
     canvas = _backdrop(scene, atlas, size)
     for item in scene.items:
-        picture, box = _placed(item, atlas, size)
+        box = item_box(item, size)
+        picture = scaled(item, atlas, box)
         canvas.paste(picture, box, picture)
     return np.array(canvas)
 
@@ -37,9 +38,9 @@ def layers(scene: Scene, atlas: Atlas, size: int = 128) -> list[Image.Image]:
     """
     pictures = [_backdrop(scene, atlas, size).convert("RGBA")]
     for item in scene.items:
-        picture, box = _placed(item, atlas, size)
+        box = item_box(item, size)
         layer = Image.new("RGBA", (size, size))
-        layer.paste(picture, box)
+        layer.paste(scaled(item, atlas, box), box)
         pictures.append(layer)
     return pictures
 
@@ -61,9 +62,19 @@ def shadow_box(item: Item, atlas: Atlas, size: int) -> Box:
     return left, top, left + width, top + height
 
 
+def scaled(item: Item, atlas: Atlas, box: Box) -> Image.Image:
+    """Return an item's picture, RGBA, as large as its box."""
+    return Image.fromarray(tile(item, atlas)).resize(_shape(box), Image.Resampling.BICUBIC)
+
+
+def scaled_shadow(box: Box) -> Image.Image:
+    """Return the mask of a shadow, L, as large as its box."""
+    return Image.fromarray(shadow_mask()).resize(_shape(box), Image.Resampling.BILINEAR)
+
+
 @cache
 def shadow_mask() -> np.ndarray:
-    """Return the opacity of a shadow before it is scaled (bilinear) to its box, (64, 64) uint8."""
+    """Return the opacity of a shadow before it is scaled to its box, (64, 64) uint8."""
     axis = np.linspace(-1, 1, 64)
     distance = np.hypot(axis[:, None], axis[None])
     return (np.clip(1 - distance, 0, 1) ** 1.5 * 140).astype(np.uint8)
@@ -125,17 +136,10 @@ def blend(kind: BackgroundKind, period: float, size: int) -> np.ndarray:
 def _backdrop(scene: Scene, atlas: Atlas, size: int) -> Image.Image:
     canvas = Image.fromarray(paint_background(scene.background, size))
     if scene.background.kind == "ground":
-        mask = Image.fromarray(shadow_mask())
         for item in scene.items:
             box = shadow_box(item, atlas, size)
-            canvas.paste(SHADOW, box, mask.resize(_shape(box), Image.Resampling.BILINEAR))
+            canvas.paste(SHADOW, box, scaled_shadow(box))
     return canvas
-
-
-def _placed(item: Item, atlas: Atlas, size: int) -> tuple[Image.Image, Box]:
-    """Return an item's picture at its final scale and where it goes."""
-    box = item_box(item, size)
-    return Image.fromarray(tile(item, atlas)).resize(_shape(box), Image.Resampling.BICUBIC), box
 
 
 def _shape(box: Box) -> tuple[int, int]:
