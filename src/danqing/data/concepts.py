@@ -48,7 +48,12 @@ def with_article(phrase: str) -> str:
 @cache
 def concepts() -> dict[str, Concept]:
     """Return all concepts by code, in their fixed order: the core first, plain shapes last."""
-    return {row["code"]: Concept(**{**row, "same": tuple(row.get("same", ()))}) for row in _rows()}
+    rows = {row["code"]: row for row in _rows()}
+    alike = {code: list(row.get("same", ())) for code, row in rows.items()}
+    for shape in _file("shapes")["shapes"]:
+        for code in alike[shape["code"]]:
+            alike[code].append(shape["code"])
+    return {code: Concept(**{**row, "same": tuple(alike[code])}) for code, row in rows.items()}
 
 
 @cache

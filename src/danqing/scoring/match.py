@@ -6,7 +6,7 @@ measure is the correlation of the two differences from the background, so contra
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Final, Self
 
@@ -27,6 +27,7 @@ STYLES: Final = ("shaded", "cartoon", "flat", "3D")
 _COARSE: Final = 16
 _FINE: Final = 32
 _FINALISTS: Final = 48
+_FAINT: Final = 0.05  # sum of squares below which a template counts as not there: fp32 errs by a thousandth
 _SHADOW: Final = (20.0, 20.0, 28.0)
 _OPAQUEST: Final = 0.55  # part of a shadow
 
@@ -81,7 +82,8 @@ class Matcher:
         self, pixels: np.ndarray, backdrop: Backdrop, boxes: list["Box"]
     ) -> dict[tuple[str, str], float]:
         """Return the best correlation of each finalist, by (concept, style)."""
-        both = torch.from_numpy(np.concatenate([pixels, backdrop.pixels], -1) / 255).permute(2, 0, 1)
+        seen = np.full_like(pixels[..., :1], 255)
+        both = torch.from_numpy(np.concatenate([pixels, backdrop.pixels, seen], -1) / 255).permute(2, 0, 1)
         first = self._coarse.correlate(_cut(both, boxes, _COARSE))  # (templates, boxes)
         best, where = first.max(1)
         finalists = best.topk(min(_FINALISTS, len(best))).indices
@@ -130,7 +132,7 @@ class Sheets:
     alpha: Tensor  # (templates, pixels)
     crossed: Tensor  # alpha * premultiplied
     squared: Tensor  # alpha ** 2
-    energy: Tensor  # (templates, 1)
+    energy: Tensor  # (templates, pixels)
 
     @classmethod
     def of(cls, templates: Tensor) -> Self:
@@ -142,21 +144,28 @@ class Sheets:
             alpha.flatten(1),
             (premultiplied * alpha).flatten(1),
             alpha.square().flatten(1),
-            premultiplied.square().sum((1, 2))[:, None],
+            premultiplied.square().sum(1),
         )
 
+    def __getitem__(self, index: Tensor) -> Self:
+        """Return some of the templates."""
+        return type(self)(*(getattr(self, field.name)[index] for field in fields(self)))
+
     def correlate(self, crops: Tensor) -> Tensor:
-        """Return (templates, crops) correlations; crops are (count, 6, side, side): picture, background."""
-        picture, background = crops.flatten(2).split(3, 1)  # (crops, 3, pixels)
-        change = picture - background
-        dot = self.premultiplied @ change.flatten(1).T - self.alpha @ (change * background).sum(1).T
+        """Return (templates, crops) correlations.
+
+        Crops are (count, 7, side, side): picture, background, and 1 where the crop counts, 0 elsewhere.
+        """
+        picture, background, seen = crops.flatten(2).split((3, 3, 1), 1)  # (crops, 3 or 1, pixels)
+        change, lit = picture - background, background * seen
+        dot = self.premultiplied @ (change * seen).flatten(1).T - self.alpha @ (change * lit).sum(1).T
         energy = (
-            self.energy
-            - 2 * self.crossed @ background.flatten(1).T
-            + self.squared @ background.square().sum(1).T
+            self.energy @ seen[:, 0].T
+            - 2 * self.crossed @ lit.flatten(1).T
+            + self.squared @ (lit * background).sum(1).T
         )
-        norm = change.square().sum((1, 2))
-        return dot / (energy.clamp_min(1e-6) * norm.clamp_min(1e-6)).sqrt()
+        norm = (change.square() * seen).sum((1, 2))
+        return dot / (energy.clamp_min(_FAINT) * norm.clamp_min(1e-6)).sqrt()
 
 
 def _templates(

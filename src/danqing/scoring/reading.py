@@ -37,10 +37,12 @@ _THRESHOLD: Final = 0.35  # of the heat at a centre
 _SAME_BOX: Final = 0.55  # overlap (intersection over union) from which two boxes are one thing
 _MOST: Final = 24  # boxes a picture
 _THINGS: Final = ("small", "large")
-_GUESSES: Final = 32  # of the namer are looked at again
-_TRUST: Final = (
-    0.02  # in a guess, for each unit of its log probability, against the correlation of its sprite
-)
+_GUESSES: Final = 8  # of the namer are looked at again in any case
+_TRUST: Final = 0.01  # in the namer, for each unit of a log probability, against the correlation of a sprite
+_UNLIKELY: Final = (
+    -8.0,
+    -6.0,
+)  # log probabilities of a concept and of a colour below which it does not matter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,17 @@ class Box:
     def area(self) -> float:
         """Width times height."""
         return self.width * self.height
+
+    def lies_in(self, other: "Box") -> bool:
+        """Tell whether the centre of this box lies in the other one, which is larger."""
+        within = abs(self.x - other.x) < other.width / 2 and abs(self.y - other.y) < other.height / 2
+        return within and self.area < other.area
+
+    def covers(self, other: "Box") -> bool:
+        """Tell whether a thing here hides part of one in the other box: it lies in it, or reaches lower."""
+        if not self.shared(other) or other.lies_in(self):
+            return False
+        return self.lies_in(other) or self.y + self.height / 2 > other.y + other.height / 2
 
     def shared(self, other: "Box") -> float:
         """Return the area that two boxes share."""
@@ -105,6 +118,8 @@ class SceneReader:
     def __init__(self, detector: Detector, version: str, atlas: Atlas) -> None:
         """`version` tells one detector from another; `atlas` holds the sprites of the second look."""
         self.detector, self.version, self._templates = detector, version, Templates(atlas)
+        self._codes = detector.config.concepts
+        self._index = {code: at for at, code in enumerate(self._codes)}
 
     @classmethod
     def load(cls, path: Path | None = None) -> Self:
@@ -138,25 +153,37 @@ class SceneReader:
             return ()
         places = torch.tensor([[box.x, box.y, box.width, box.height] for box in boxes])
         names = self.detector.namer(cut(pixels, places, [0] * len(boxes)))
-        colours = [None if c == NO_COLOUR else COLOURS[c] for c in names.colour.argmax(1).tolist()]
         found = []
-        for box, place, logits, colour in zip(boxes, places, names.concept, colours, strict=True):
-            concept, confidence = self._concept(pixels, place, logits, colour)
-            found.append(Found(concept=concept, colour=colour, box=box, confidence=confidence))
+        for at, box in enumerate(boxes):
+            before = [other.covers(box) for other in boxes]
+            found.append(
+                self._identify(pixels, box, places[at], places[before], names.concept[at], names.colour[at])
+            )
         return tuple(found)
 
-    def _concept(
-        self, pixels: Tensor, place: Tensor, logits: Tensor, colour: str | None
-    ) -> tuple[str, float]:
-        """Return the namer's guess that its sprite explains best, and how likely the namer held it."""
-        likely, which = logits.log_softmax(0).topk(min(_GUESSES, len(logits)))
-        codes = [self.detector.config.concepts[index] for index in which.tolist()]
-        explained = self._templates.scores(pixels, place, codes, colour)
-        total = [
-            explained.get(code, 0.0) + _TRUST * p for code, p in zip(codes, likely.tolist(), strict=True)
-        ]
-        best = int(np.argmax(total))
-        return codes[best], float(likely[best].exp())
+    def _identify(
+        self, pixels: Tensor, box: Box, place: Tensor, covers: Tensor, concept: Tensor, colour: Tensor
+    ) -> Found:
+        """Return what explains a box best, among sprites and what the namer says of concept and colour."""
+        concepts_log, colours_log = concept.log_softmax(0), colour.log_softmax(0)
+        likely = concepts_log.topk(min(_GUESSES, len(concept)))
+        guesses = [self._codes[index] for index in likely.indices.tolist()]
+        explained = self._templates.explain(pixels, place, covers, guesses)
+        first = int(colours_log.argmax())
+        own = None if first == NO_COLOUR else COLOURS[first]
+        explained |= {(code, own): 0.0 for code in guesses if code not in self._templates.concepts}
+
+        def total(look: tuple[str, str | None]) -> float:
+            code, word = look
+            of_concept = concepts_log[self._index[code]].item()
+            of_colour = colours_log[NO_COLOUR if word is None else COLOURS.index(word)].item()
+            trust = max(of_concept, _UNLIKELY[0]) + max(of_colour, _UNLIKELY[1])
+            return explained[look] + _TRUST * trust
+
+        code, word = max(explained, key=total)
+        return Found(
+            concept=code, colour=word, box=box, confidence=float(concepts_log[self._index[code]].exp())
+        )
 
 
 @cache
@@ -206,8 +233,7 @@ def stands(relation: Relation, first: Box, *others: Box) -> bool:
         )
     dx, dy = first.x - second.x, first.y - second.y
     if relation == "inside":
-        within = abs(dx) < second.width / 2 and abs(dy) < second.height / 2
-        return within and first.area < second.area
+        return first.lies_in(second)
     if relation == "front":
         return first.shared(second) > 0.1 * first.area and dy + (first.height - second.height) / 2 > 0
     dx = np.sign(dx) * max(abs(dx) - 0.1 * (first.width + second.width), 0)

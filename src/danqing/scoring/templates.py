@@ -1,13 +1,15 @@
-"""A second look: of the concepts that the namer thinks of, which sprite explains a crop best.
+"""A second look at what the namer saw: which sprite, in which colour, explains a crop best.
 
-The namer has seen each sprite a few dozen times and confuses what is nearly alike; its first guesses hold the
-right one far more often than its best. Each guess is laid over the crop's own background, in every style and
-in the colour that the namer saw, and correlated with what differs from that background, so that neither
-contrast nor shade matters.
+The namer has seen each sprite a few dozen times and confuses what is nearly alike. So every sprite of the
+atlas, in every colour it can have, is laid over the crop's own background and correlated with what differs
+from that background, so that neither contrast nor shade matters: first all of them coarsely, then the best,
+and those of the namer's first guesses, finely.
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Container, Iterator, Sequence
+from functools import cached_property, lru_cache
+from itertools import product
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -16,92 +18,189 @@ from PIL import Image
 from torch import Tensor
 
 from danqing.data.atlas import Atlas
-from danqing.data.colours import dye
+from danqing.data.colours import COLOURS, dye
 from danqing.data.world.shapes import shape_tile, shapes
 from danqing.scoring.match import Sheets
 
-SIDE = 32
+SIDE: Final = 32
 """Pixels a side at which sprites and crops are compared."""
-_MARGIN = 0.06  # of the crop on each side is background
-_SCALES = (0.92, 1.0, 1.08)
-_SHIFTS = (-0.04, 0.0, 0.04)
+_COARSE: Final = 16
+_FINALISTS: Final = 48  # of the coarse comparison
+_VISIBLE: Final = 0.3  # share of a box that must be left to look only at what is not covered
+_MARGIN: Final = 0.06  # of the crop on each side is background
+_SHIFT: Final = 0.04  # of the crop's side
+_GROWTH: Final = 1.08
+_LEADERS: Final = 6  # templates that are moved on to where they fit best
+_ROUNDS: Final = 3
+_GRID: Final = tuple(product((-1, 0, 1), (-1, 0, 1), (-1, 0, 1)))
+_STAR: Final = tuple(step for step in _GRID if sum(map(abs, step)) <= 1)
+_AXIS: Final = (torch.arange(2 * SIDE) + 0.5) / (2 * SIDE) - 0.5
+
+Place = tuple[float, float, float]
+"""How far a crop lies right of and below a box, by the box's longer side, and how large it is to it."""
+_HERE: Final = (0.0, 0.0, 1.0)
+
+
+class Template(NamedTuple):
+    """One look that a thing can have."""
+
+    concept: str
+    """Code."""
+    style: str | None
+    """None for plain shapes."""
+    dye: str | None
+    """The colour that it was given; None for its own."""
+    colour: str | None
+    """The colour word that fills it, if one does."""
 
 
 class Templates:
-    """The sprites of an atlas, ready to be compared; made as they are asked for."""
+    """The sprites of an atlas, their dyes and the plain shapes, ready to be compared (all: four seconds)."""
 
     def __init__(self, atlas: Atlas) -> None:
         self.atlas = atlas
-        self._known = frozenset(atlas.codes)
 
-    def scores(
-        self, pixels: Tensor, box: Tensor, codes: Sequence[str], colour: str | None
-    ) -> dict[str, float]:
-        """Return how well each concept explains a box, at most 1; concepts without a sprite have none.
+    def explain(
+        self, pixels: Tensor, box: Tensor, covers: Tensor, likely: Sequence[str]
+    ) -> dict[tuple[str, str | None], float]:
+        """Return how well (concept, colour) explain a box, at most 1; at least for all that do it well.
 
-        `pixels` are (1, 3, height, width) in [-1, 1], `box` is (4,) as the namer's.
+        Args:
+            pixels: (1, 3, height, width) in [-1, 1].
+            box: (4,) centre x, y, width and height, as fractions of the picture.
+            covers: (boxes, 4) of what lies before the thing; it counts only where it is not covered.
+            likely: codes that are compared finely in any case.
         """
-        sheets = [(code, sheet) for code in codes for sheet in self._sheets(code, colour)]
-        if not sheets:
-            return {}
-        crops = _crops((pixels + 1) / 2, box)
-        found = Sheets.of(torch.stack([sheet for _, sheet in sheets])).correlate(crops).amax(1)
-        best: dict[str, float] = {}
-        for (code, _), score in zip(sheets, found.tolist(), strict=True):
-            best[code] = max(score, best.get(code, -1.0))
+        view = _View((pixels + 1) / 2, box, covers)
+        rough = self._sheets.correlate(F.avg_pool2d(view.crops(_around(_HERE, _STAR)), SIDE // _COARSE))
+        rough = rough.amax(1)
+        chosen = set(rough.topk(min(_FINALISTS, len(rough))).indices.tolist())
+        for code in likely:
+            here = self._places.get(code)
+            if here is not None:
+                chosen.add(here.start + int(rough[here].argmax()))
+        finalists = [self.all[at] for at in sorted(chosen)]
+        sheets = Sheets.of(torch.stack([_drawn(self.atlas, one) for one in finalists]))
+        places = _around(_HERE, _GRID)
+        found = sheets.correlate(view.crops(places))
+        scores, where = found.max(1)
+        at = [places[index] for index in where.tolist()]
+        for _ in range(_ROUNDS):
+            leaders = scores.topk(min(_LEADERS, len(scores))).indices
+            places = list(dict.fromkeys(near for one in leaders.tolist() for near in _around(at[one], _STAR)))
+            better, where = sheets[leaders].correlate(view.crops(places)).max(1)
+            for one, score, index in zip(leaders.tolist(), better, where.tolist(), strict=True):
+                if score > scores[one]:
+                    scores[one], at[one] = score, places[index]
+        best: dict[tuple[str, str | None], float] = {}
+        for template, score in zip(finalists, scores.tolist(), strict=True):
+            key = template.concept, template.colour
+            best[key] = max(score, best.get(key, 0.0))
         return best
 
-    def _sheets(self, code: str, colour: str | None) -> tuple[Tensor, ...]:
-        if code in shapes():
-            return () if colour is None else (_shape(code, colour),)
-        if code not in self._known:
-            return ()
-        return _drawn(self.atlas, code, None) + (() if colour is None else _drawn(self.atlas, code, colour))
+    @cached_property
+    def all(self) -> tuple[Template, ...]:
+        """Every look, concept by concept."""
+        return (
+            *_looks(self.atlas),
+            *(Template(code, None, word, word) for code in shapes() for word in COLOURS),
+        )
+
+    @property
+    def concepts(self) -> Container[str]:
+        """The codes that have looks."""
+        return self._places.keys()
+
+    @cached_property
+    def _sheets(self) -> Sheets:
+        return Sheets.of(torch.stack([_drawn(self.atlas, template, _COARSE) for template in self.all]))
+
+    @cached_property
+    def _places(self) -> dict[str, slice]:
+        """Where each concept's looks lie in `all`."""
+        places: dict[str, slice] = {}
+        for at, template in enumerate(self.all):
+            first = places.get(template.concept, slice(at, at)).start
+            places[template.concept] = slice(first, at + 1)
+        return places
 
 
-@lru_cache(maxsize=4096)
-def _drawn(atlas: Atlas, code: str, colour: str | None) -> tuple[Tensor, ...]:
-    """Return a concept in all its styles, each (4, side, side) in 0..1, dyed where it can be."""
-    drawn = []
-    for style in atlas.styles_of(code):
-        facts = atlas.facts(code, style)
-        image = Image.fromarray(atlas.sprite(code, style)).resize((SIDE, SIDE), Image.Resampling.BOX)
-        if colour is not None:
-            if facts.hue is None or colour not in facts.dyes:
-                continue
-            image = dye(image, facts.hue, colour)
-        drawn.append(torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255)
-    return tuple(drawn)
+def _looks(atlas: Atlas) -> Iterator[Template]:
+    for code in atlas.codes:
+        for style in atlas.styles_of(code):
+            facts = atlas.facts(code, style)
+            yield Template(code, style, None, facts.colour)
+            if facts.hue is not None:
+                yield from (Template(code, style, word, word) for word in facts.dyes)
 
 
-@lru_cache(maxsize=256)
-def _shape(code: str, colour: str) -> Tensor:
-    image = Image.fromarray(shape_tile(code, colour)).resize((SIDE, SIDE), Image.Resampling.BOX)
+@lru_cache(maxsize=8192)
+def _drawn(atlas: Atlas, template: Template, side: int = SIDE) -> Tensor:
+    """Return a look as (4, side, side) in 0..1."""
+    if template.style is None:
+        assert template.dye is not None
+        image = _shrunk(shape_tile(template.concept, template.dye), side)
+    else:
+        image = _shrunk(atlas.sprite(template.concept, template.style), side)
+        if template.dye is not None:
+            hue = atlas.facts(template.concept, template.style).hue
+            assert hue is not None
+            image = dye(image, hue, template.dye)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
-def _crops(picture: Tensor, box: Tensor) -> Tensor:
-    """Return (places, 6, side, side): crops around the box, each with its background, row by row."""
-    x, y, side = box[0], box[1], box[2:].max()
-    wide = side * (1 + 2 * _MARGIN)
-    axis = (torch.arange(2 * SIDE) + 0.5) / (2 * SIDE) - 0.5
-    places = [
-        (x + dx * side, y + dy * side, side * scale) for scale in _SCALES for dx in _SHIFTS for dy in _SHIFTS
+def _shrunk(tile: np.ndarray, side: int) -> Image.Image:
+    return Image.fromarray(tile).resize((side, side), Image.Resampling.BOX)
+
+
+class _View:
+    """A part of a picture, to be cut out at places near a box."""
+
+    def __init__(self, picture: Tensor, box: Tensor, covers: Tensor) -> None:
+        self.x, self.y, self.side = box[0], box[1], box[2:].max()
+        self.layers = torch.cat([picture, _seen(picture, box, covers)], 1)
+        self.wide = self.side * (1 + 2 * _MARGIN)
+        edges = self._sample(self.x[None], self.y[None], self.wide[None])[:, :3]
+        rim = max(1, round(2 * SIDE * _MARGIN / 2))
+        self.rows = torch.cat([edges[..., :rim], edges[..., -rim:]], -1).median(-1).values  # (1, 3, 2 side)
+
+    def crops(self, places: Sequence[Place]) -> Tensor:
+        """Return (places, 7, side, side) for `Sheets`; the median of a row's rim is its background."""
+        right, down, scale = torch.tensor(places).T
+        y, side = self.y + down * self.side, self.side * scale
+        crops = F.avg_pool2d(self._sample(self.x + right * self.side, y, side), 2)
+        at = ((y[:, None] + side[:, None] * _AXIS - self.y) / self.wide + 0.5) * (2 * SIDE) - 0.5
+        ground = self.rows[0][:, at.round().long().clamp(0, 2 * SIDE - 1)]  # (3, places, 2 side)
+        ground = F.avg_pool1d(ground, 2).transpose(0, 1)[..., None].expand(-1, -1, -1, SIDE)
+        return torch.cat([crops[:, :3], ground, crops[:, 3:]], 1)
+
+    def _sample(self, x: Tensor, y: Tensor, side: Tensor) -> Tensor:
+        """Return squares (places, 4, 2 side, 2 side) around centres."""
+        xs, ys = (2 * (at[:, None] + side[:, None] * _AXIS) - 1 for at in (x, y))
+        grid = torch.stack(torch.broadcast_tensors(xs[:, None, :], ys[:, :, None]), -1)
+        layers = self.layers.expand(len(grid), -1, -1, -1)
+        return F.grid_sample(layers, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _around(place: Place, steps: Sequence[tuple[int, int, int]]) -> list[Place]:
+    """Return places so many steps to the right of, below, and larger than a place."""
+    x, y, scale = place
+    return [
+        (x + right * _SHIFT * scale, y + down * _SHIFT * scale, scale * _GROWTH**larger)
+        for right, down, larger in steps
     ]
-    edges = _sample(picture, x, y, wide, axis)  # (1, 3, 2 side, 2 side)
-    rim = max(1, round(2 * SIDE * _MARGIN / 2))
-    rows = torch.cat([edges[..., :rim], edges[..., -rim:]], -1).median(-1).values  # (1, 3, 2 side)
-    crops = []
-    for px, py, s in places:
-        crop = F.avg_pool2d(_sample(picture, px, py, s, axis), 2)
-        at = ((py + s * axis - y) / wide + 0.5) * (2 * SIDE) - 0.5
-        ground = rows[..., at.round().long().clamp(0, 2 * SIDE - 1)]
-        ground = F.avg_pool1d(ground, 2)[..., None].expand_as(crop)
-        crops.append(torch.cat([crop, ground], 1))
-    return torch.cat(crops)
 
 
-def _sample(picture: Tensor, x: Tensor, y: Tensor, side: Tensor, axis: Tensor) -> Tensor:
-    xs, ys = 2 * (x + side * axis) - 1, 2 * (y + side * axis) - 1
-    grid = torch.stack(torch.broadcast_tensors(xs[None, :], ys[:, None]), -1)[None]
-    return F.grid_sample(picture, grid, mode="bilinear", padding_mode="border", align_corners=False)
+def _seen(picture: Tensor, box: Tensor, covers: Tensor) -> Tensor:
+    """Return (1, 1, height, width): 0 inside of what covers the box, else 1; all 1 if too little is left."""
+    height, width = picture.shape[-2:]
+    xs, ys = (torch.arange(width) + 0.5) / width, (torch.arange(height) + 0.5) / height
+
+    def inside(one: Tensor) -> Tensor:
+        x, y, wide, high = one
+        return ((ys - y).abs() < high / 2)[:, None] & ((xs - x).abs() < wide / 2)
+
+    whole = inside(box)
+    covered = torch.stack([inside(one) for one in covers]).any(0) if len(covers) else whole & False
+    left = (whole & ~covered).sum() / whole.sum().clamp(min=1)
+    return torch.ones_like(picture[:, :1]) if left < _VISIBLE else (~covered)[None, None].float()
