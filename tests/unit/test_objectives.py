@@ -191,27 +191,25 @@ def texts_of(language, step):
 def test_language_batches_depend_on_the_step_alone(language, tiny):
     other = Language(packaged_atlas(), tiny.components.tokenizer, batch_size=6, seed=0)
     other.batch(5)
-    first, second = language.batch(3), other.batch(3)
-    assert same_batch(first[:3], second[:3])
-    assert all(torch.equal(first.facts[name], second.facts[name]) for name in fact_classes())
-    assert not same_batch(first[:3], language.batch(4)[:3])
+    for first, second in zip(language.batch(3), other.batch(3), strict=True):
+        assert same_batch(first[:4], second[:4])
+        assert all(torch.equal(first.facts[name], second.facts[name]) for name in fact_classes())
+    assert not same_batch(language.batch(3)[0][:4], language.batch(4)[0][:4])
 
 
 @pytest.mark.parametrize("step", range(4))
 def test_targets_are_the_next_tokens_after_the_template(language, step):
-    batch, tokenizer = language.batch(step), language.tokenizer
+    batches, tokenizer = language.batch(step), language.tokenizer
     templates = {"generate": GENERATE, "edit": EDIT_PLUS, "describe": DESCRIBE}
-    for index, text in enumerate(texts_of(language, step)):
-        template, end = templates[text.task], int(batch.ends[index])
-        tokens, targets = batch.token_ids[index], batch.targets[index]
-        said = tokenizer.decode(tokens[: end + 1].tolist(), skip_special=False)
-        expected = template.fill(text.prompt, num_pictures=int(text.task == "edit"))
-        assert said == expected + (text.answer + "<|im_end|>" if text.answer else "")
-        first = max(template.drop, 1)  # the first token to be said; what is in front of it never changes
-        assert (targets[: first - 1] == UNKNOWN).all()
-        assert torch.equal(targets[first - 1 : end], tokens[first : end + 1])
-        assert (targets[end:] == UNKNOWN).all()
-        assert (tokens[end + 1 :] == tokenizer.pad).all()
+    by_task = [[t for t in texts_of(language, step) if t.task == task] for task in templates]
+    for batch, texts in zip(batches, filter(None, by_task), strict=True):
+        for text, tokens, targets, end in zip(texts, batch.token_ids, batch.targets, batch.ends, strict=True):
+            said = tokenizer.decode([*batch.prefix.tolist(), *tokens[: end + 1].tolist()], skip_special=False)
+            expected = templates[text.task].fill(text.prompt, num_pictures=int(text.task == "edit"))
+            assert said == expected + (text.answer + "<|im_end|>" if text.answer else "")
+            assert torch.equal(targets[:end], tokens[1 : end + 1])
+            assert (targets[end:] == UNKNOWN).all()
+            assert (tokens[end + 1 :] == tokenizer.pad).all()
 
 
 def test_a_dropped_prefix_is_the_template_in_front_of_the_prompt(language):
@@ -232,7 +230,7 @@ def scene(relation, *things, background="orange"):
 def targets(language, *scenes):
     """Return the fact targets of texts about scenes."""
     texts = [Text(task="generate", prompt="?", labels=ordered(facts(one))) for one in scenes]
-    return {name: column.tolist() for name, column in language._collate(texts).facts.items()}
+    return {name: column.tolist() for name, column in language._collate("generate", texts).facts.items()}
 
 
 def test_facts_of_scenes(language):
@@ -282,7 +280,7 @@ def test_words_without_things_tell_their_background_alone(language):
 
 def test_texts_without_labels_have_no_facts(language):
     text = Text(task="edit", prompt="remove the dog")
-    assert {column.item() for column in language._collate([text]).facts.values()} == {UNKNOWN}
+    assert {column.item() for column in language._collate("edit", [text]).facts.values()} == {UNKNOWN}
 
 
 def test_heads_have_the_classes_of_their_facts(language, trainee):
@@ -298,9 +296,10 @@ def test_heads_have_the_classes_of_their_facts(language, trainee):
         "relation": 8,
     }
     for step in range(3):
-        for name, column in language.batch(step).facts.items():
-            known = column[column != UNKNOWN]
-            assert ((known >= 0) & (known < classes[name])).all()
+        for batch in language.batch(step):
+            for name, column in batch.facts.items():
+                known = column[column != UNKNOWN]
+                assert ((known >= 0) & (known < classes[name])).all()
 
 
 def test_the_language_loss_falls(language, trainee):
@@ -314,7 +313,7 @@ def test_the_language_loss_falls(language, trainee):
 
 
 def test_a_batch_without_captions_has_a_loss(language, trainee):
-    batch = language._collate([Text(task="edit", prompt="remove the dog")])
+    batch = [language._collate("edit", [Text(task="edit", prompt="remove the dog")])]
     loss, numbers = language.loss(trainee, batch)
     loss.backward()
     assert numbers["facts"] == 0
@@ -332,8 +331,7 @@ def test_facts_are_read_from_held_out_captions(language, trainee, tmp_path):
 
 def test_language_operations_are_proportional_to_the_tokens(language, trainee):
     batch = language.batch(0)
-    twice = batch._replace(token_ids=torch.cat([batch.token_ids, batch.token_ids]))
-    assert language.flops(trainee, twice) == 2 * language.flops(trainee, batch) > 0
+    assert language.flops(trainee, [*batch, *batch]) == 2 * language.flops(trainee, batch) > 0
 
 
 # the autoencoder

@@ -148,6 +148,20 @@ def test_cached_generation_equals_whole_forwards(vlm):
     assert list(vlm.generate(ids, max_new_tokens=12, **picture)) == slow[len(ids) :]
 
 
+def test_rows_that_share_a_prefix_are_as_if_each_was_read_whole(vlm):
+    head = torch.tensor([3, 7, 11, 2, 9])
+    tails = torch.tensor([[5, 6, 50, 50, 50, 50, 8], [50, 50, 50, 50, 1, 2, 55]])
+    grids = [(1, 4, 4), (1, 4, 4)]
+    patches = torch.cat([patchify(torch.rand(3, 56, 56), VISION) for _ in grids])
+    whole = vlm.features(torch.cat([head.expand(2, -1), tails], 1), patches=patches, grid_thw=grids)
+    shared = vlm.features(tails, patches=patches, grid_thw=grids, prefix=vlm.prefix(head))
+    torch.testing.assert_close(shared, whole[:, 5:], rtol=1e-5, atol=1e-5)
+    weight = vlm.model.layers[0].self_attn.k_proj.weight
+    losses = [features.square().mean(dim=-1)[:, -7:].sum() for features in (whole, shared)]
+    grads = [torch.autograd.grad(loss, weight)[0] for loss in losses]
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-6)
+
+
 def test_generation_is_lazy(vlm):
     tokens = vlm.generate([1, 2, 3], max_new_tokens=10**6)
     assert next(tokens) in range(60)

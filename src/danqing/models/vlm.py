@@ -17,7 +17,7 @@ from danqing.models.layers import RMSNorm, SwiGLU, apply_rope, embedding
 from danqing.models.vision import VisionTower
 from danqing.models.vlm_config import VLMConfig
 
-__all__ = ["VLM", "KVCache", "VLMConfig", "mrope_positions"]
+__all__ = ["VLM", "KVCache", "Prefix", "VLMConfig", "mrope_positions"]
 
 
 class VLM(nn.Module):
@@ -43,11 +43,14 @@ class VLM(nn.Module):
         *,
         patches: Float[Tensor, "patches patch_dim"] | None = None,
         grid_thw: list[tuple[int, int, int]] | None = None,
+        prefix: "Prefix | None" = None,
     ) -> Float[Tensor, "batch seq dim"]:
         """Return the features after the last norm; see `features`."""
         tokens = self._embed(token_ids, patches, grid_thw)
         positions, _ = mrope_positions(token_ids, grid_thw or [], self.config)
-        features = self.model(tokens, positions)
+        if prefix is not None:
+            positions = positions + prefix.length
+        features = self.model(tokens, positions, prefix)
         if lengths is None:
             return features
         real = torch.arange(token_ids.shape[1]) < torch.tensor(lengths)[:, None]
@@ -60,14 +63,22 @@ class VLM(nn.Module):
         *,
         patches: Float[Tensor, "patches patch_dim"] | None = None,
         grid_thw: list[tuple[int, int, int]] | None = None,
+        prefix: "Prefix | None" = None,
     ) -> Float[Tensor, "batch seq dim"]:
         """Return the features after the last norm, which condition the denoiser.
 
         Rows are padded on the right: attention is causal, so the padding never reaches a real token and
         needs no mask; features past `lengths` are zero. Pictures are given as `patches` with their
-        `grid_thw`, in the order of their image tokens over the batch.
+        `grid_thw`, in the order of their image tokens over the batch. `token_ids` follow those of `prefix`.
         """
-        return self(token_ids, lengths, patches=patches, grid_thw=grid_thw)
+        return self(token_ids, lengths, patches=patches, grid_thw=grid_thw, prefix=prefix)
+
+    def prefix(self, token_ids: Int[Tensor, " seq"]) -> "Prefix":
+        """Read the text that all rows of a batch begin with, once; gradients flow through it."""
+        prefix = Prefix(self.config.num_layers)
+        positions, _ = mrope_positions(token_ids[None], [], self.config)
+        self.model(self.model.embed_tokens(token_ids[None]), positions, prefix)
+        return prefix
 
     def logits(self, features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocab"]:
         """Score every token of the vocabulary as the next one."""
@@ -155,6 +166,25 @@ class KVCache:
         return buffers[0][:, :, :end], buffers[1][:, :, :end]
 
 
+class Prefix:
+    """Keys and values of a text before every row of a batch: filled by the first pass, then only read."""
+
+    def __init__(self, num_layers: int) -> None:
+        self.num_layers = num_layers
+        self.length = 0
+        self.layers: list[tuple[Tensor, Tensor]] = []
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the prefix's keys and values of one layer with those of a batch behind them."""
+        if len(self.layers) < self.num_layers:
+            self.layers.append((k, v))
+            self.length = k.shape[2]
+            return k, v
+        before = (part.expand(len(k), -1, -1, -1) for part in self.layers[layer])
+        both = [torch.cat(pair, dim=2) for pair in zip(before, (k, v), strict=True)]
+        return both[0], both[1]
+
+
 def mrope_positions(
     token_ids: Int[Tensor, "batch seq"], grid_thw: list[tuple[int, int, int]], config: VLMConfig
 ) -> tuple[Int[Tensor, "3 batch seq"], list[int]]:
@@ -210,7 +240,7 @@ class _Language(nn.Module):
         self.layers = nn.ModuleList(_Layer(config, index) for index in range(config.num_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
 
-    def forward(self, tokens: Tensor, positions: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, cache: KVCache | Prefix | None = None) -> Tensor:
         cos, sin = _rope_table(positions, self.config, tokens.dtype)
         for layer in self.layers:
             tokens = layer(tokens, cos, sin, cache)
@@ -225,7 +255,7 @@ class _Layer(nn.Module):
         self.input_layernorm = RMSNorm(config.dim, config.norm_eps)
         self.post_attention_layernorm = RMSNorm(config.dim, config.norm_eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache | Prefix | None = None) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -243,7 +273,7 @@ class _Attention(nn.Module):
         self.v_proj = nn.Linear(config.dim, kv_dim)
         self.o_proj = nn.Linear(config.dim, config.dim, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache | Prefix | None) -> Tensor:
         q, k, v = (
             rearrange(project(x), "b s (heads d) -> b heads s d", d=self.head_dim)
             for project in (self.q_proj, self.k_proj, self.v_proj)
@@ -253,8 +283,11 @@ class _Attention(nn.Module):
             k, v = cache.extend(self.index, k, v)
         shared = q.shape[1] // k.shape[1]
         k, v = (repeat(t, "b heads s d -> b (heads shared) s d", shared=shared) for t in (k, v))
-        # With a cache a call brings either the whole prompt or one token, which may see everything.
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1)
+        # One token may see everything; more of them see what is cached and, of themselves, what came before.
+        new, seen = q.shape[2], k.shape[2]
+        later = 1 < new < seen
+        mask = torch.ones(new, seen, dtype=torch.bool, device=q.device).tril(seen - new) if later else None
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=1 < new == seen)
         return self.o_proj(rearrange(out, "b heads s d -> b s (heads d)"))
 
 

@@ -23,6 +23,7 @@ from danqing.data.language import Labels, caption, facts, ordered
 from danqing.data.language.corpus import Text, draw_text
 from danqing.data.language.nouns import nouns
 from danqing.data.world import RELATIONS, sample_scene
+from danqing.errors import DataError
 from danqing.models.vlm import VLM
 from danqing.training.optim import short_attention
 
@@ -32,9 +33,12 @@ _UNKNOWN = -100  # the target that cross-entropy leaves out
 
 
 class Texts(NamedTuple):
-    """A batch of tokenised conversations, padded on the right."""
+    """Tokenised conversations of one task, padded on the right; all go on from the same prefix."""
 
+    prefix: Tensor
+    """(prefix,) tokens that every row begins with."""
     token_ids: Tensor
+    """(rows, seq) what follows."""
     targets: Tensor
     """Next token at every position; -100 where nothing is to be learned."""
     ends: Tensor
@@ -74,33 +78,36 @@ class Language:
     def __init__(self, atlas: Atlas, tokenizer: Tokenizer, *, batch_size: int, seed: int) -> None:
         self.atlas, self.tokenizer, self.batch_size, self.seed = atlas, tokenizer, batch_size, seed
 
-    def batch(self, step: int) -> Texts:
-        """Draw texts of all tasks and languages."""
+    def batch(self, step: int) -> list[Texts]:
+        """Draw texts of all tasks and languages, those of a task together."""
         rng = np.random.default_rng([self.seed, step])
-        return self._collate([draw_text(rng, self.atlas) for _ in range(self.batch_size)])
+        texts = [draw_text(rng, self.atlas) for _ in range(self.batch_size)]
+        return [
+            self._collate(task, some) for task in _TEMPLATES if (some := [t for t in texts if t.task == task])
+        ]
 
-    def loss(self, model: nn.Module, batch: Texts) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, model: nn.Module, batch: list[Texts]) -> tuple[Tensor, dict[str, float]]:
         """Return the sum of both losses."""
         assert isinstance(model, LanguageTrainee)
         device = next(model.parameters()).device
-        with short_attention(device):
-            features = model.vlm.features(batch.token_ids.to(device))
-        learned = batch.targets.to(device) != _UNKNOWN
-        logits = model.vlm.logits(features[learned])
-        next_token = F.cross_entropy(logits.float(), batch.targets.to(device)[learned])
-        last = features[torch.arange(len(features), device=device), batch.ends.to(device)]
-        per_fact = [
-            F.cross_entropy(model.heads[name](last).float(), target.to(device), ignore_index=_UNKNOWN)
-            for name, target in batch.facts.items()
-            if (target != _UNKNOWN).any()  # a small batch may hold no caption
-        ]
+        features = [_features(model.vlm, texts) for texts in batch]
+        learned = torch.cat([f[t.targets != _UNKNOWN] for f, t in zip(features, batch, strict=True)])
+        targets = torch.cat([texts.targets[texts.targets != _UNKNOWN] for texts in batch]).to(device)
+        next_token = F.cross_entropy(model.vlm.logits(learned).float(), targets)
+        last = torch.cat([_last(f, texts.ends) for f, texts in zip(features, batch, strict=True)])
+        per_fact = []
+        for name, head in model.heads.items():
+            classes = torch.cat([texts.facts[name] for texts in batch]).to(device)
+            if (classes != _UNKNOWN).any():  # a small batch may hold no caption
+                per_fact.append(F.cross_entropy(head(last).float(), classes, ignore_index=_UNKNOWN))
         meaning = torch.stack(per_fact).sum() if per_fact else next_token.new_zeros(())
         return next_token + meaning, {"next_token": next_token.item(), "facts": meaning.item()}
 
-    def flops(self, model: nn.Module, batch: Texts) -> float:
-        """Return six operations a parameter and token."""
+    def flops(self, model: nn.Module, batch: list[Texts]) -> float:
+        """Return six operations a parameter and token, a shared prefix counted once."""
         assert isinstance(model, LanguageTrainee)
-        return 6.0 * sum(p.numel() for p in model.vlm.parameters()) * batch.token_ids.numel()
+        tokens = sum(texts.prefix.numel() + texts.token_ids.numel() for texts in batch)
+        return 6.0 * sum(p.numel() for p in model.vlm.parameters()) * tokens
 
     def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
         """Return the share of facts read right from captions of held-out scenes, by group of languages."""
@@ -117,10 +124,8 @@ class Language:
                 scene = sample_scene(rng, self.atlas, "held_out")
                 words = caption(scene, group[index % len(group)], rng, self.atlas)
                 texts.append(Text(task="generate", prompt=words, labels=ordered(facts(scene, self.atlas))))
-            batch = self._collate(texts)
-            device = next(model.parameters()).device
-            features = model.vlm.features(batch.token_ids.to(device))
-            last = features[torch.arange(len(features)), batch.ends]
+            batch = self._collate("generate", texts)
+            last = _last(_features(model.vlm, batch), batch.ends)
             label = group[0] if len(group) == 1 else "other"
             for name in ("first", "second", "count", "relation"):
                 known = batch.facts[name] != _UNKNOWN  # words and faces hold no things
@@ -128,25 +133,41 @@ class Language:
                 scores[f"{label}_{name}"] = float(right.float().mean())
         return scores
 
-    def _collate(self, texts: list[Text]) -> Texts:
+    def _collate(self, task: str, texts: list[Text]) -> Texts:
+        template = _TEMPLATES[task]
+        head = template.text[: template.text.index("{}")]
+        prefix = self.tokenizer.encode(head)
         rows, targets = [], []
         for text in texts:
-            template = _TEMPLATES[text.task]
-            ids = self.tokenizer.encode(template.fill(text.prompt, num_pictures=int(text.task == "edit")))
-            drop = template.drop or 1
+            ids = self.tokenizer.encode(template.fill(text.prompt, num_pictures=int(task == "edit")))
+            if ids[: len(prefix)] != prefix:
+                raise DataError(
+                    f"expected {head!r} to be tokens of their own, found them joined to {text.prompt!r}"
+                )
             if text.answer:
                 ids += self.tokenizer.encode(text.answer + "<|im_end|>")
+            ids = ids[len(prefix) :]
             rows.append(torch.tensor(ids))
-            following = torch.tensor([*ids[1:], _UNKNOWN])
-            following[: drop - 1] = _UNKNOWN
-            targets.append(following)
+            targets.append(torch.tensor([*ids[1:], _UNKNOWN]))
         token_ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad)
         return Texts(
+            prefix=torch.tensor(prefix),
             token_ids=token_ids,
             targets=nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=_UNKNOWN),
             ends=torch.tensor([len(row) - 1 for row in rows]),
             facts=_fact_targets([text.labels for text in texts]),
         )
+
+
+def _features(vlm: VLM, texts: Texts) -> Tensor:
+    device = vlm.model.embed_tokens.weight.device
+    with short_attention(device):
+        prefix = vlm.prefix(texts.prefix.to(device))
+        return vlm.features(texts.token_ids.to(device), prefix=prefix)
+
+
+def _last(features: Tensor, ends: Tensor) -> Tensor:
+    return features[torch.arange(len(features)), ends]
 
 
 def _fact_targets(labels: list[Labels | None]) -> dict[str, Tensor]:
