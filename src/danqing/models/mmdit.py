@@ -9,9 +9,10 @@ Source: Qwen-Image technical report (arXiv 2508.02324), section 2.3 and table 1;
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -92,6 +93,14 @@ class ModulationTable(NamedTuple):
         return ModulationTable(*(part[step : step + 1] for part in self))
 
 
+@runtime_checkable
+class ResidualFn(Protocol):
+    """What a ControlNet adds to the picture stream after a block."""
+
+    def __call__(self, index: int, img: Float[Tensor, "batch img_seq dim"]) -> Tensor:
+        """Return the residual after block `index`, which left the stream `img`."""
+
+
 class MMDiT(nn.Module):
     """Velocity of noised picture tokens, given text features and optional reference tokens."""
 
@@ -117,12 +126,14 @@ class MMDiT(nn.Module):
         *,
         shapes: Sequence[GridShape],
         lengths: Sequence[int] | None = None,
+        residual: ResidualFn | None = None,
     ) -> Float[Tensor, "batch img_seq out_tokens"]:
         """Return the predicted velocity (noise - latents) of every picture token.
 
         `img` holds the noised target, then reference pictures; `shapes` their sizes in tokens, the same for
         the whole batch. `lengths` are the true lengths of right-padded text rows (None: no padding).
-        Modulation has one row, or one per batch entry. The velocity of reference tokens means nothing.
+        Modulation has one row, or one per batch entry. `residual` is what ControlNets add after each block.
+        The velocity of reference tokens means nothing.
         """
         shapes = [GridShape(*shape) for shape in shapes]
         tokens = [math.prod(shape) for shape in shapes]
@@ -137,6 +148,8 @@ class MMDiT(nn.Module):
         for index, block in enumerate(self.transformer_blocks):
             img_mod = _per_token(modulation.img[:, index], tokens)
             txt, img = block(img, txt, img_mod, modulation.txt[:, index].unsqueeze(1), turn, mask)
+            if residual is not None:
+                img = img + residual(index, img)
         scale, shift = modulation.out.unsqueeze(1).chunk(2, dim=-1)
         return self.proj_out(_layer_norm(img) * (1 + scale) + shift)
 
@@ -144,10 +157,8 @@ class MMDiT(nn.Module):
         self, shapes: Sequence[GridShape], txt_seq: int, device: torch.device
     ) -> tuple[Float[Tensor, "2 txt_seq half_dim"], Float[Tensor, "2 img_seq half_dim"]]:
         """Return the rotary tables of the text and the picture tokens."""
-        layered = self.config.use_layer3d_rope
-        txt = text_positions(txt_seq, shapes, layered=layered).to(device)
-        img = image_positions(shapes, layered=layered).to(device)
-        return rotation(txt, self.config.axes_dims_rope), rotation(img, self.config.axes_dims_rope)
+        config = self.config
+        return rotary_tables(shapes, txt_seq, config.axes_dims_rope, device, layered=config.use_layer3d_rope)
 
     def modulate(self, sigma: Float[Tensor, " rows"], additional: int | None = None) -> ModulationTable:
         """Return the modulation of every block for each noise level in (0, 1], where its layers are."""
@@ -155,11 +166,7 @@ class MMDiT(nn.Module):
         sigma = sigma.to(next(self.norm_out.parameters()).device)
         levels = [sigma, torch.zeros_like(sigma)] if self.config.zero_cond_t else [sigma]
         embedded = [F.silu(self.time_text_embed(level, dtype, additional)) for level in levels]
-        blocks = [block for block in self.transformer_blocks if isinstance(block, Block)]
-        img = torch.stack(
-            [torch.stack([block.img_mod[1](e) for e in embedded], dim=1) for block in blocks], dim=1
-        )
-        txt = torch.stack([block.txt_mod[1](embedded[0]) for block in blocks], dim=1)
+        img, txt = block_modulations(self.transformer_blocks, embedded)
         return ModulationTable(img, txt, self.norm_out["linear"](embedded[0]))
 
     @torch.no_grad()
@@ -169,12 +176,8 @@ class MMDiT(nn.Module):
         """Return the modulation of a whole schedule, computed once, where its layers are.
 
         Sampling needs those layers (see `is_modulation`) for nothing else: they can stay in host memory.
-
-        Rows are computed in groups of one fixed shape, so that a step's row is the same in every schedule.
         """
-        padded = F.pad(sigmas, (0, -len(sigmas) % _ROWS), value=1.0)
-        parts = [self.modulate(group, additional) for group in padded.split(_ROWS)]
-        return ModulationTable(*(torch.cat(part)[: len(sigmas)] for part in zip(*parts, strict=True)))
+        return tabulated(partial(self.modulate, additional=additional), sigmas)
 
 
 class TimeEmbedding(nn.Module):
@@ -290,6 +293,38 @@ class _Expand(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return F.gelu(self.proj(tokens), approximate="tanh")
+
+
+def rotary_tables(
+    shapes: Sequence[GridShape],
+    txt_seq: int,
+    axes_dims: Sequence[int],
+    device: torch.device,
+    *,
+    layered: bool = False,
+) -> tuple[Float[Tensor, "2 txt_seq half_dim"], Float[Tensor, "2 img_seq half_dim"]]:
+    """Return the rotary tables of the text and the picture tokens."""
+    txt = text_positions(txt_seq, shapes, layered=layered).to(device)
+    img = image_positions(shapes, layered=layered).to(device)
+    return rotation(txt, axes_dims), rotation(img, axes_dims)
+
+
+def block_modulations(
+    blocks: Iterable[nn.Module], embedded: Sequence[Float[Tensor, "rows dim"]]
+) -> tuple[Float[Tensor, "rows layers levels six_dim"], Float[Tensor, "rows layers six_dim"]]:
+    """Return what embedded noise levels do to the picture and, the first of them, to the text stream."""
+    own = [block for block in blocks if isinstance(block, Block)]
+    img = torch.stack([torch.stack([block.img_mod[1](e) for e in embedded], dim=1) for block in own], dim=1)
+    return img, torch.stack([block.txt_mod[1](embedded[0]) for block in own], dim=1)
+
+
+def tabulated(
+    modulate: Callable[[Tensor], ModulationTable], sigmas: Float[Tensor, " steps"]
+) -> ModulationTable:
+    """Return `modulate` of a schedule, in groups of one shape: a step's row is the same in every schedule."""
+    padded = F.pad(sigmas, (0, -len(sigmas) % _ROWS), value=1.0)
+    parts = [modulate(group) for group in padded.split(_ROWS)]
+    return ModulationTable(*(torch.cat(part)[: len(sigmas)] for part in zip(*parts, strict=True)))
 
 
 def sinusoid(sigma: Float[Tensor, " rows"]) -> Float[Tensor, "rows 256"]:

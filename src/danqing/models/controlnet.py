@@ -1,0 +1,137 @@
+"""ControlNets of Qwen-Image 1.x: small networks that read a control picture and steer the denoiser.
+
+`ControlNet` is a copy of the denoiser's first blocks whose outputs are added to the picture stream (Zhang et
+al., arXiv 2302.05543), as released by InstantX: Union reads edges, depth or poses without being told which,
+Inpainting reads a picture with a hole. Parameter names are those of `InstantX/Qwen-Image-ControlNet-Union`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from danqing.errors import ConfigError
+from danqing.models.layers import RMSNorm
+from danqing.models.mmdit import (
+    Block,
+    MMDiTConfig,
+    ModulationTable,
+    TimeEmbedding,
+    block_modulations,
+    key_mask,
+    rotary_tables,
+    tabulated,
+)
+from danqing.models.rope import GridShape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlNetConfig:
+    """Sizes of a ControlNet; the defaults are those of InstantX Union."""
+
+    patch_size: int = 2
+    in_channels: int = 64
+    out_channels: int = 16
+    num_layers: int = 5
+    attention_head_dim: int = 128
+    num_attention_heads: int = 24
+    joint_attention_dim: int = 3584
+    axes_dims_rope: tuple[int, int, int] = (16, 56, 56)
+    extra_condition_channels: int = 0
+    """Numbers of a control token beyond its latents; 4 for Inpainting, one 2x2 patch of the mask."""
+
+    def __post_init__(self) -> None:
+        if self.extra_condition_channels not in (0, 4):
+            raise ConfigError(
+                f"ControlNet: expected extra_condition_channels 0 or 4, found {self.extra_condition_channels}"
+            )
+
+    @property
+    def masked(self) -> bool:
+        """Whether it reads a mask with the control picture."""
+        return self.extra_condition_channels > 0
+
+    def blocks(self) -> MMDiTConfig:
+        """Return the sizes of its blocks."""
+        return MMDiTConfig(
+            num_layers=self.num_layers,
+            attention_head_dim=self.attention_head_dim,
+            num_attention_heads=self.num_attention_heads,
+            joint_attention_dim=self.joint_attention_dim,
+            axes_dims_rope=self.axes_dims_rope,
+        )
+
+
+class ControlNet(nn.Module):
+    """Noised picture, text and control picture → residuals for the denoiser's picture stream."""
+
+    def __init__(self, config: ControlNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        blocks = config.blocks()
+        dim = blocks.dim
+        self.time_text_embed = TimeEmbedding(dim, additional=False)
+        self.txt_norm = RMSNorm(config.joint_attention_dim, eps=1e-6)
+        self.img_in = nn.Linear(config.in_channels, dim)
+        self.txt_in = nn.Linear(config.joint_attention_dim, dim)
+        self.transformer_blocks = nn.ModuleList(
+            Block(blocks, last=index == config.num_layers - 1) for index in range(config.num_layers)
+        )
+        self.controlnet_blocks = nn.ModuleList(nn.Linear(dim, dim) for _ in range(config.num_layers))
+        self.controlnet_x_embedder = nn.Linear(config.in_channels + config.extra_condition_channels, dim)
+
+    def forward(
+        self,
+        img: Float[Tensor, "batch img_seq in_channels"],
+        txt: Float[Tensor, "batch txt_seq text_dim"],
+        control: Float[Tensor, "batch img_seq control_channels"],
+        modulation: ModulationTable,
+        *,
+        shape: GridShape,
+        lengths: Sequence[int] | None = None,
+    ) -> list[Float[Tensor, "batch img_seq dim"]]:
+        """Return one residual for each of its blocks; see `Residuals` for where they go.
+
+        `control` are the packed latents of the control picture, of the noised picture's size, with the mask
+        (1 = keep) behind them where the config says so.
+        """
+        img = self.img_in(img) + self.controlnet_x_embedder(control)
+        txt = self.txt_in(self.txt_norm(txt))
+        turn = rotary_tables([shape], txt.shape[1], self.config.axes_dims_rope, img.device)
+        mask = key_mask(lengths, txt.shape[1], img.shape[1], img.device)
+        residuals = []
+        layers = zip(self.transformer_blocks, self.controlnet_blocks, strict=True)
+        for index, (block, out) in enumerate(layers):
+            img_mod, txt_mod = modulation.img[:, index], modulation.txt[:, index].unsqueeze(1)
+            txt, img = block(img, txt, img_mod, txt_mod, turn, mask)
+            residuals.append(out(img))
+        return residuals
+
+    def modulate(self, sigma: Float[Tensor, " rows"]) -> ModulationTable:
+        """Return the modulation of every block for each noise level, where its layers are; `out` is empty."""
+        weight = self.time_text_embed.timestep_embedder["linear_1"].weight
+        embedded = F.silu(self.time_text_embed(sigma.to(weight.device), self.img_in.weight.dtype, None))
+        img, txt = block_modulations(self.transformer_blocks, [embedded])
+        return ModulationTable(img, txt, embedded[:, :0])
+
+    @torch.no_grad()
+    def modulation_table(self, sigmas: Float[Tensor, " steps"]) -> ModulationTable:
+        """Return the modulation of a whole schedule, computed once, where its layers are."""
+        return tabulated(self.modulate, sigmas)
+
+
+@dataclass(frozen=True, slots=True)
+class Residuals:
+    """A ControlNet's residuals as the denoiser asks for them; n of them serve its blocks in n equal parts."""
+
+    parts: Sequence[Float[Tensor, "batch img_seq dim"]]
+    num_blocks: int
+    """Blocks of the denoiser."""
+
+    def __call__(self, index: int, img: Float[Tensor, "batch img_seq dim"]) -> Tensor:
+        """Return the residual after block `index`."""
+        return self.parts[index // math.ceil(self.num_blocks / len(self.parts))]
