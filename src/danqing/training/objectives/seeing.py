@@ -97,7 +97,8 @@ class SceneTokens(nn.Module):
 
     def forward(self, facts: SceneFacts) -> Tensor:
         """Return (scenes, rows * columns, dim)."""
-        tokens = self.boxes(facts.boxes).index_add(0, facts.squares, self.table(facts.classes))
+        boxes = self.boxes(facts.boxes).to(self.table.weight.dtype)  # autocast makes only these bf16
+        tokens = boxes.index_add(0, facts.squares, self.table(facts.classes))
         letters = self.table(facts.letters) * self.slots(facts.slots)
         tokens = tokens.index_add(0, facts.lettered, letters)
         if self.training and self.noise:
