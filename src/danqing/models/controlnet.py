@@ -3,6 +3,7 @@
 `ControlNet` is a copy of the denoiser's first blocks whose outputs are added to the picture stream (Zhang et
 al., arXiv 2302.05543), as released by InstantX: Union reads edges, depth or poses without being told which,
 Inpainting reads a picture with a hole. Parameter names are those of `InstantX/Qwen-Image-ControlNet-Union`.
+`BlockwiseControlNet` is the other design in use, of DiffSynth: no copy, one small network a block.
 """
 
 import math
@@ -135,3 +136,56 @@ class Residuals:
     def __call__(self, index: int, img: Float[Tensor, "batch img_seq dim"]) -> Tensor:
         """Return the residual after block `index`."""
         return self.parts[index // math.ceil(self.num_blocks / len(self.parts))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockwiseConfig:
+    """Sizes of a blockwise ControlNet; the defaults are those of the DiffSynth releases."""
+
+    num_layers: int = 60
+    """Blocks of the denoiser it was made for."""
+    in_channels: int = 64
+    dim: int = 3072
+    extra_condition_channels: int = 0
+
+    @property
+    def masked(self) -> bool:
+        """Whether it reads a mask with the control picture."""
+        return self.extra_condition_channels > 0
+
+
+class BlockwiseControlNet(nn.Module):
+    """A small network after each block of the denoiser, which reads the stream itself; no text, no time.
+
+    Source: DiffSynth-Studio, `Qwen-Image-Blockwise-ControlNet-Canny`, `-Depth` and `-Inpaint`, whose
+    parameter names these are.
+    """
+
+    def __init__(self, config: BlockwiseConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.img_in = nn.Linear(config.in_channels + config.extra_condition_channels, config.dim)
+        self.controlnet_blocks = nn.ModuleList(_ControlBlock(config.dim) for _ in range(config.num_layers))
+
+    def forward(
+        self, control: Float[Tensor, "batch img_seq control_channels"]
+    ) -> Float[Tensor, "batch img_seq dim"]:
+        """Return the embedded control picture, the same for all blocks and noise levels."""
+        return self.img_in(control)
+
+    def residual(
+        self, index: int, img: Float[Tensor, "batch img_seq dim"], control: Float[Tensor, "batch img_seq dim"]
+    ) -> Float[Tensor, "batch img_seq dim"]:
+        """Return what is added to the picture stream after block `index`."""
+        return self.controlnet_blocks[index](img, control)
+
+
+class _ControlBlock(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.x_rms, self.y_rms = RMSNorm(dim, eps=1e-6), RMSNorm(dim, eps=1e-6)
+        self.input_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+
+    def forward(self, img: Tensor, control: Tensor) -> Tensor:
+        return self.output_proj(F.gelu(self.input_proj(self.x_rms(img) + self.y_rms(control))))
