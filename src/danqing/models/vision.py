@@ -7,6 +7,7 @@ the whole picture; positions enter by a 2-D RoPE. Parameter names are those of t
 
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange, repeat
@@ -20,6 +21,31 @@ from danqing.models.layers import RMSNorm, SwiGLU, apply_rope
 ROPE_THETA = 10000.0
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@runtime_checkable
+class PatchSizes(Protocol):
+    """How a vision tower wants its pictures cut and normalised."""
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels on each side of a patch."""
+
+    @property
+    def temporal_patch_size(self) -> int:
+        """Frames in a patch."""
+
+    @property
+    def merge_size(self) -> int:
+        """Patches on each side of the square that becomes one token."""
+
+    @property
+    def pixel_mean(self) -> tuple[float, float, float]:
+        """Mean that pictures in [0, 1] are normalised with."""
+
+    @property
+    def pixel_std(self) -> tuple[float, float, float]:
+        """Standard deviation that pictures in [0, 1] are normalised with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +93,16 @@ class VisionConfig:
         """Values in one flattened patch: channels, frames, rows, columns."""
         return self.in_channels * self.temporal_patch_size * self.patch_size**2
 
+    @property
+    def pixel_mean(self) -> tuple[float, float, float]:
+        """Mean that pictures in [0, 1] are normalised with."""
+        return PIXEL_MEAN
+
+    @property
+    def pixel_std(self) -> tuple[float, float, float]:
+        """Standard deviation that pictures in [0, 1] are normalised with."""
+        return PIXEL_STD
+
 
 class VisionTower(nn.Module):
     """Encode flattened patches of one or more pictures into features for the language tower."""
@@ -74,7 +110,7 @@ class VisionTower(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_embed = _PatchEmbed(config)
+        self.patch_embed = PatchEmbed(config.in_channels, config.dim, config)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.num_layers))
         self.merger = _Merger(config)
 
@@ -92,7 +128,7 @@ class VisionTower(nn.Module):
         order = layout.order.to(x.device)
         rope = [
             _permute(table, layout.order, square).to(x.device)
-            for table in _rope_table(_patch_positions(grid_thw, self.config.merge_size), self.config.head_dim)
+            for table in rope_table(patch_positions(grid_thw, self.config.merge_size), self.config.head_dim)
         ]
         x = _permute(x, order, square)
         for index, block in enumerate(self.blocks):
@@ -102,7 +138,7 @@ class VisionTower(nn.Module):
 
 
 def patchify(
-    pixels: Float[Tensor, "channels height width"], config: VisionConfig
+    pixels: Float[Tensor, "channels height width"], config: PatchSizes
 ) -> Float[Tensor, "patches patch_dim"]:
     """Cut one picture in [-1, 1] into flattened patches, normalised as the released image processor does.
 
@@ -111,7 +147,7 @@ def patchify(
     side = config.patch_size * config.merge_size
     if pixels.shape[-2] % side or pixels.shape[-1] % side:
         raise ConfigError(f"picture sides must be multiples of {side}, found {tuple(pixels.shape[-2:])}")
-    mean, std = (pixels.new_tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
+    mean, std = (pixels.new_tensor(values)[:, None, None] for values in (config.pixel_mean, config.pixel_std))
     normalised = ((pixels + 1) / 2 - mean) / std
     return repeat(
         normalised,
@@ -124,16 +160,19 @@ def patchify(
     )
 
 
-class _PatchEmbed(nn.Module):
-    def __init__(self, config: VisionConfig) -> None:
-        super().__init__()
-        kernel = (config.temporal_patch_size, config.patch_size, config.patch_size)
-        self.proj = nn.Conv3d(config.in_channels, config.dim, kernel, stride=kernel, bias=False)
+class PatchEmbed(nn.Module):
+    """One feature a flattened patch."""
 
-    def forward(self, patches: Tensor) -> Tensor:
+    def __init__(self, in_channels: int, dim: int, sizes: PatchSizes, *, bias: bool = False) -> None:
+        super().__init__()
+        kernel = (sizes.temporal_patch_size, sizes.patch_size, sizes.patch_size)
+        self.proj = nn.Conv3d(in_channels, dim, kernel, stride=kernel, bias=bias)
+
+    def forward(self, patches: Float[Tensor, "patches patch_dim"]) -> Float[Tensor, "patches dim"]:
+        """Project every patch."""
         # Stride equals kernel, so the convolution is one matrix product.
         weight = rearrange(self.proj.weight, "dim c t h w -> dim (c t h w)")
-        return F.linear(patches.to(weight.dtype), weight)
+        return F.linear(patches.to(weight.dtype), weight, self.proj.bias)
 
 
 class _Block(nn.Module):
@@ -141,7 +180,7 @@ class _Block(nn.Module):
         super().__init__()
         self.norm1 = RMSNorm(config.dim)
         self.norm2 = RMSNorm(config.dim)
-        self.attn = _Attention(config)
+        self.attn = VisionAttention(config.dim, config.num_heads)
         self.mlp = SwiGLU(config.dim, config.hidden_dim, bias=True)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, segments: list[tuple[int, int]]) -> Tensor:
@@ -149,14 +188,23 @@ class _Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class _Attention(nn.Module):
-    def __init__(self, config: VisionConfig) -> None:
-        super().__init__()
-        self.num_heads = config.num_heads
-        self.qkv = nn.Linear(config.dim, 3 * config.dim)
-        self.proj = nn.Linear(config.dim, config.dim)
+class VisionAttention(nn.Module):
+    """Attention of patches inside their segments, with rotary positions."""
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, segments: list[tuple[int, int]]) -> Tensor:
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        x: Float[Tensor, "patches dim"],
+        cos: Float[Tensor, "patches head_dim"],
+        sin: Float[Tensor, "patches head_dim"],
+        segments: list[tuple[int, int]],
+    ) -> Float[Tensor, "patches dim"]:
+        """Attend inside each segment; `segments` are runs of equal ones, (count, patches) each."""
         q, k, v = rearrange(self.qkv(x), "n (part heads d) -> part heads n d", part=3, heads=self.num_heads)
         # The reference rotates in fp32 here, unlike the language tower.
         qkv = torch.stack((*(apply_rope(t.float(), cos, sin).to(x.dtype) for t in (q, k)), v))
@@ -215,8 +263,8 @@ def _window_layout(grid_thw: list[tuple[int, int, int]], config: VisionConfig) -
     return _WindowLayout(order=torch.cat(order), windows=windows, pictures=pictures)
 
 
-def _patch_positions(grid_thw: list[tuple[int, int, int]], merge_size: int) -> Int[Tensor, "patches 2"]:
-    """(height, width) of every patch, in the order of `patchify`."""
+def patch_positions(grid_thw: list[tuple[int, int, int]], merge_size: int) -> Int[Tensor, "patches 2"]:
+    """Return (height, width) of every patch, in the order of `patchify`."""
     grids = []
     for frames, rows, columns in grid_thw:
         grid = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"), dim=-1)
@@ -225,8 +273,10 @@ def _patch_positions(grid_thw: list[tuple[int, int, int]], merge_size: int) -> I
     return torch.cat(grids)
 
 
-def _rope_table(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (patches, head_dim): alternate quarters of the head turn with height and width."""
+def rope_table(
+    positions: Int[Tensor, "patches 2"], head_dim: int
+) -> tuple[Float[Tensor, "patches head_dim"], Float[Tensor, "patches head_dim"]]:
+    """Return cosine and sine: alternate quarters of the head turn with height and width."""
     frequencies = 1 / ROPE_THETA ** (torch.arange(0, head_dim // 2, 2) / (head_dim // 2))
     angles = rearrange(positions[..., None] * frequencies, "n axes quarter -> n (axes quarter)")
     angles = torch.cat((angles, angles), dim=-1)

@@ -8,7 +8,7 @@ from danqing.errors import ConfigError
 from danqing.models.vision import VisionConfig
 
 # our name → the released name; the same in transformers 4 (top level) and 5 (inside text_config)
-_TEXT_KEYS = {
+TEXT_KEYS = {
     "vocab_size": "vocab_size",
     "dim": "hidden_size",
     "hidden_dim": "intermediate_size",
@@ -18,7 +18,7 @@ _TEXT_KEYS = {
     "norm_eps": "rms_norm_eps",
     "max_positions": "max_position_embeddings",
 }
-_TOKEN_KEYS = {
+TOKEN_KEYS = {
     "image_token": "image_token_id",
     "video_token": "video_token_id",
     "vision_start_token": "vision_start_token_id",
@@ -88,6 +88,11 @@ class VLMConfig:
         """Channels of one attention head."""
         return self.dim // self.num_heads
 
+    @property
+    def rope_axes(self) -> tuple[int, ...]:
+        """Axis (0 time, 1 height, 2 width) that each rotary frequency turns with: one section an axis."""
+        return tuple(axis for axis, count in enumerate(self.mrope_section) for _ in range(count))
+
     @classmethod
     def from_dict(cls, released: Mapping[str, Any]) -> "VLMConfig":
         """Read a released `config.json`, with the text keys at the top level or inside `text_config`."""
@@ -96,14 +101,10 @@ class VLMConfig:
         if "in_channels" not in vision and "in_chans" in vision:
             vision["in_channels"] = vision["in_chans"]
         _check_supported(text, vision)
-        rope = {"rope_theta": text.get("rope_theta", 1e6), **_rope(text)}
-        values = _pick(text, _TEXT_KEYS) | _pick(released, _TOKEN_KEYS, optional=True)
-        for ours, theirs in (("eos_token", "eos_token_id"), ("pad_token", "pad_token_id")):
-            token = text.get(theirs)
-            token = token[0] if isinstance(token, list) else token
-            if token is not None:
-                values[ours] = token
-        picked = _pick(vision, _VISION_KEYS, optional=True)
+        rope = {"rope_theta": text.get("rope_theta", 1e6), **rope_settings(text)}
+        values = pick(text, TEXT_KEYS) | pick(released, TOKEN_KEYS, optional=True)
+        values |= end_tokens(text)
+        picked = pick(vision, _VISION_KEYS, optional=True)
         picked["full_attention_layers"] = tuple(picked.get("full_attention_layers", (7, 15, 23, 31)))
         return cls(
             **values,
@@ -118,7 +119,7 @@ class VLMConfig:
         section = list(self.mrope_section)
         text = {
             "model_type": "qwen2_5_vl_text",
-            **{theirs: getattr(self, ours) for ours, theirs in _TEXT_KEYS.items()},
+            **{theirs: getattr(self, ours) for ours, theirs in TEXT_KEYS.items()},
             "hidden_act": "silu",
             "rope_theta": self.rope_theta,
             "rope_scaling": {"type": "default", "rope_type": "default", "mrope_section": section},
@@ -137,17 +138,27 @@ class VLMConfig:
         return {
             "architectures": ["Qwen2_5_VLForConditionalGeneration"],
             "model_type": "qwen2_5_vl",
-            **{theirs: getattr(self, ours) for ours, theirs in _TOKEN_KEYS.items()},
+            **{theirs: getattr(self, ours) for ours, theirs in TOKEN_KEYS.items()},
             "tie_word_embeddings": self.tie_embeddings,
             "text_config": text,
             "vision_config": vision,
         }
 
 
-def _pick(released: Mapping[str, Any], keys: Mapping[str, str], *, optional: bool = False) -> dict[str, Any]:
+def pick(
+    released: Mapping[str, Any],
+    keys: Mapping[str, str],
+    *,
+    optional: bool = False,
+    family: str = "Qwen2.5-VL",
+) -> dict[str, Any]:
+    """Return the values of released keys under our names.
+
+    Raises ConfigError where one is no number or, unless they are optional, missing.
+    """
     missing = [theirs for theirs in keys.values() if theirs not in released]
     if missing and not optional:
-        raise ConfigError(f"expected a Qwen2.5-VL config.json, found no {', '.join(missing[:4])} in it")
+        raise ConfigError(f"expected a {family} config.json, found no {', '.join(missing[:4])} in it")
     picked = {ours: released[theirs] for ours, theirs in keys.items() if theirs in released}
     for ours, value in picked.items():
         if not isinstance(value, int | float | list | tuple):
@@ -155,14 +166,25 @@ def _pick(released: Mapping[str, Any], keys: Mapping[str, str], *, optional: boo
     return picked
 
 
-def _rope(text: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The rotary settings: `rope_parameters` in transformers 5, `rope_scaling` in 4."""
+def end_tokens(text: Mapping[str, Any]) -> dict[str, int]:
+    """Return the tokens that end and pad a text, where a config names them; of several ends the first."""
+    values = {}
+    for ours, theirs in (("eos_token", "eos_token_id"), ("pad_token", "pad_token_id")):
+        token = text.get(theirs)
+        token = token[0] if isinstance(token, list) else token
+        if token is not None:
+            values[ours] = token
+    return values
+
+
+def rope_settings(text: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the rotary settings: `rope_parameters` in transformers 5, `rope_scaling` in 4."""
     return text.get("rope_parameters") or text.get("rope_scaling") or {}
 
 
 def _check_supported(text: Mapping[str, Any], vision: Mapping[str, Any]) -> None:
     """Refuse settings that no released checkpoint uses and this model does not implement."""
-    kind = _rope(text).get("rope_type", _rope(text).get("type", "default"))
+    kind = rope_settings(text).get("rope_type", rope_settings(text).get("type", "default"))
     if kind not in ("default", "mrope"):
         raise ConfigError(f"expected plain rotary embeddings, found {kind!r}, which is not supported")
     if text.get("use_sliding_window"):
