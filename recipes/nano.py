@@ -57,8 +57,8 @@ SHIFT, FINAL_SHIFT = 3.0, 1.5  # noise shift of training, and where it ends duri
 
 STAGES = {
     "language": TrainConfig(
-        steps=1500, batch_size=64, learning_rate=2e-3, warmup_steps=100, decay_fraction=0.4, ema_decay=0.995,
-        optimizer="muon", log_every=20, evaluate_every=200, save_every=200,
+        steps=6000, batch_size=64, learning_rate=2e-3, warmup_steps=100, decay_fraction=0.4, ema_decay=0.998,
+        optimizer="muon", log_every=20, evaluate_every=500, save_every=250,
     ),
     "vae": TrainConfig(steps=7000, batch_size=8, learning_rate=1e-3, decay_fraction=0.4),
     "flow": TrainConfig(

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from danqing.conditioning.questions import DESCRIBE_QUESTIONS
 from danqing.data.atlas import packaged_atlas
 from danqing.data.concepts import LANGUAGES, concepts
 from danqing.data.language import caption, facts, ordered
@@ -61,22 +62,24 @@ def test_all_kinds_of_texts_appear_in_their_shares(texts):
     kinds = Counter()
     for text in texts:
         sign = text.task == "generate" and text.labels is None
-        kinds["sign" if sign else text.task] += 1
+        told = text.prompt in DESCRIBE_QUESTIONS.values()
+        kinds["sign" if sign else "caption" if told else text.task] += 1
         assert text.prompt.strip()
         assert bool(text.answer) == (text.task == "describe")
-        assert text.labels is None or text.task == "generate"
+        assert (text.picture is None) == (text.task == "generate")
+        assert (text.labels is None) == (sign or text.task == "describe")
     assert any(text.task == "generate" and "”" in text.prompt for text in texts)
-    shares = [kinds[kind] / len(texts) for kind in ("generate", "edit", "describe", "sign")]
-    assert shares == pytest.approx([0.60, 0.18, 0.15, 0.07], abs=0.05)
+    shares = [kinds[kind] / len(texts) for kind in ("generate", "edit", "describe", "caption", "sign")]
+    assert shares == pytest.approx([0.54, 0.16, 0.12, 0.12, 0.06], abs=0.05)
 
 
 def test_languages_come_in_their_shares():
     rng = np.random.default_rng(0)
     drawn = Counter(draw_language(rng) for _ in range(4000))
     assert set(drawn) == set(LANGUAGES)
-    expected = {"en": 0.40, "zh": 0.24}
+    expected = {"en": 0.32, "zh": 0.20}
     shares = [drawn[language] / 4000 for language in LANGUAGES]
-    assert shares == pytest.approx([expected.get(language, 0.036) for language in LANGUAGES], abs=0.03)
+    assert shares == pytest.approx([expected.get(language, 0.048) for language in LANGUAGES], abs=0.03)
 
 
 def test_the_shares_of_languages_can_be_chosen():

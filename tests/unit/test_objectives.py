@@ -10,7 +10,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from danqing.conditioning.images import to_pixels
-from danqing.conditioning.templates import DESCRIBE, EDIT_PLUS, GENERATE
+from danqing.conditioning.templates import DESCRIBE, EDIT_PLUS, GENERATE, IMAGE
 from danqing.conditioning.text import encode_prompts
 from danqing.data.atlas import packaged_atlas
 from danqing.data.cache import ExampleCache, SceneEncoder
@@ -201,13 +201,18 @@ def test_language_batches_depend_on_the_step_alone(language, tiny):
 def test_targets_are_the_next_tokens_after_the_template(language, step):
     batches, tokenizer = language.batch(step), language.tokenizer
     templates = {"generate": GENERATE, "edit": EDIT_PLUS, "describe": DESCRIBE}
-    by_task = [[t for t in texts_of(language, step) if t.task == task] for task in templates]
+    drawn = sorted(texts_of(language, step), key=lambda text: len((text.prompt + text.answer).encode()))
+    by_task = [[text for text in drawn if text.task == task] for task in templates]
     for batch, texts in zip(batches, filter(None, by_task), strict=True):
         for text, tokens, targets, end in zip(texts, batch.token_ids, batch.targets, batch.ends, strict=True):
             said = tokenizer.decode([*batch.prefix.tolist(), *tokens[: end + 1].tolist()], skip_special=False)
-            expected = templates[text.task].fill(text.prompt, num_pictures=int(text.task == "edit"))
+            seen = IMAGE.replace("<|image_pad|>", "<|image_pad|>" * 36)
+            expected = templates[text.task].fill(text.prompt, num_pictures=int(text.picture is not None))
+            expected = expected.replace(IMAGE, seen)
             assert said == expected + (text.answer + "<|im_end|>" if text.answer else "")
-            assert torch.equal(targets[:end], tokens[1 : end + 1])
+            learned = targets[:end] != UNKNOWN
+            assert torch.equal(targets[:end][learned], tokens[1 : end + 1][learned])
+            assert (tokens[1 : end + 1][~learned] == tokenizer.image_pad).all()
             assert (targets[end:] == UNKNOWN).all()
             assert (tokens[end + 1 :] == tokenizer.pad).all()
 
@@ -325,7 +330,7 @@ def test_facts_are_read_from_held_out_captions(language, trainee, tmp_path):
     with torch.no_grad():
         scores = language.evaluate(trainee.eval(), tmp_path, 0)
     groups, read = ("en", "zh", "other"), ("first", "second", "count", "relation")
-    assert set(scores) == {f"{group}_{name}" for group in groups for name in read}
+    assert set(scores) == {f"{group}_{name}" for group in groups for name in read} | {"answers"}
     assert all(0 <= score <= 1 for score in scores.values())
 
 

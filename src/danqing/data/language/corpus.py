@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from danqing.conditioning.questions import describe_question
 from danqing.data.atlas import Atlas
 from danqing.data.colours import COLOURS
 from danqing.data.concepts import LANGUAGES
@@ -22,8 +23,9 @@ from danqing.data.world.sample import draw_background, sample_scene
 from danqing.data.world.scene import Scene
 from danqing.data.world.words import sample_words
 
-_LANGUAGE_SHARES: Final = MappingProxyType({"en": 0.40, "zh": 0.24})  # the other ten share the rest equally
-_TASK_SHARES: Final = (0.60, 0.78, 0.93)  # cumulative: caption, edit, question; the rest says what is written
+_LANGUAGE_SHARES: Final = MappingProxyType({"en": 0.32, "zh": 0.20})  # the other ten share the rest equally
+_TASK_SHARES: Final = (0.54, 0.70, 0.82, 0.94)
+"""Cumulative: caption, edit, question about a picture, description of it; the rest says what is written."""
 
 _FUNCTION_WORDS: Final = (
     "风格 画风 渐变 一张 图片 画面 图中 这是 这张 这幅 我们 看到 可以 一共 总共 正好 没有 东西 位于 之间 "
@@ -45,6 +47,9 @@ class Text:
     prompt: str
     answer: str = ""
     labels: Labels | None = None
+    """What a picture of it shows; of an edit, what the result shows."""
+    picture: Scene | None = None
+    """The scene in the picture that is spoken of."""
 
 
 def draw_language(rng: np.random.Generator, shares: Mapping[str, float] = _LANGUAGE_SHARES) -> str:
@@ -54,17 +59,22 @@ def draw_language(rng: np.random.Generator, shares: Mapping[str, float] = _LANGU
 
 
 def draw_text(rng: np.random.Generator, atlas: Atlas) -> Text:
-    """Draw a caption with its labels, an edit instruction, a question with its answer, or a sign's text."""
+    """Draw a caption, an edit of a picture, a question about one, a description of one, or a sign's text."""
     scene, language = sample_scene(rng, atlas), draw_language(rng)
     task = rng.random()
     if task < _TASK_SHARES[0]:
         labels = ordered(facts(scene, atlas))
         return Text(task="generate", prompt=caption(scene, language, rng, atlas), labels=labels)
     if task < _TASK_SHARES[1]:
-        return Text(task="edit", prompt=edit_instruction(scene, language, rng, atlas)[0])
+        said, edit = edit_instruction(scene, language, rng, atlas)
+        labels = ordered(facts(edit.target, atlas))
+        return Text(task="edit", prompt=said, labels=labels, picture=edit.source)
     if task < _TASK_SHARES[2]:
         asked, answer = question(scene, language, rng, atlas)
-        return Text(task="describe", prompt=asked, answer=answer)
+        return Text(task="describe", prompt=asked, answer=answer, picture=scene)
+    if task < _TASK_SHARES[3]:
+        answer = caption(scene, language, rng, atlas, length="full")
+        return Text(task="describe", prompt=describe_question(language), answer=answer, picture=scene)
     return Text(task="generate", prompt=caption(_sign(rng), language, rng, atlas))
 
 

@@ -2,8 +2,9 @@
 
 A diffusion loss teaches words slowly, so the tower learns them first and alone: besides the language-model
 loss, small heads read the scene's facts (concepts, numbers, colours, relation) off the last tokens of a
-caption in any language. Those tokens are among the features the denoiser sees. The heads are thrown away
-afterwards.
+caption in any language, and those of the result off the last tokens of an edit. Those tokens are among the
+features the denoiser sees. Where a text speaks of a picture, the facts of its scene stand in the picture's
+place (see `seeing`), so that answers can be known. Heads and facts are thrown away afterwards.
 """
 
 from pathlib import Path
@@ -22,13 +23,16 @@ from danqing.data.concepts import LANGUAGES
 from danqing.data.language import Labels, caption, facts, ordered
 from danqing.data.language.corpus import Text, draw_text
 from danqing.data.language.nouns import nouns
+from danqing.data.language.questions import question
 from danqing.data.world import RELATIONS, sample_scene
 from danqing.errors import DataError
 from danqing.models.vlm import VLM
+from danqing.training.objectives.seeing import GRID, SceneFacts, SceneTokens, read_pictures, scene_facts
 from danqing.training.optim import short_attention
 
 _TEMPLATES: dict[str, Template] = {"generate": GENERATE, "edit": EDIT_PLUS, "describe": DESCRIBE}
 _MAX_COUNT = 9
+_WORTH_CUTTING = 16  # texts of a task that are padded in two parts
 _UNKNOWN = -100  # the target that cross-entropy leaves out
 
 
@@ -45,14 +49,17 @@ class Texts(NamedTuple):
     """Position of the last token of each row."""
     facts: dict[str, Tensor]
     """Class of each fact, one a row; -100 where the text has none."""
+    pictures: SceneFacts | None
+    """What the picture of each row shows; None for a task without pictures."""
 
 
 class LanguageTrainee(nn.Module):
-    """The language model with one linear reading head a fact."""
+    """The language model with one linear reading head a fact, and a stand-in for eyes."""
 
     def __init__(self, vlm: VLM) -> None:
         super().__init__()
         self.vlm = vlm
+        self.eyes = SceneTokens(vlm.config.dim)
         self.heads = nn.ModuleDict(
             {name: nn.Linear(vlm.config.dim, classes) for name, classes in fact_classes().items()}
         )
@@ -79,18 +86,21 @@ class Language:
         self.atlas, self.tokenizer, self.batch_size, self.seed = atlas, tokenizer, batch_size, seed
 
     def batch(self, step: int) -> list[Texts]:
-        """Draw texts of all tasks and languages, those of a task together."""
+        """Draw texts of all tasks and languages: those of a task together, its longest quarter apart."""
         rng = np.random.default_rng([self.seed, step])
         texts = [draw_text(rng, self.atlas) for _ in range(self.batch_size)]
-        return [
-            self._collate(task, some) for task in _TEMPLATES if (some := [t for t in texts if t.task == task])
-        ]
+        parts = []
+        for task in _TEMPLATES:
+            some = sorted((text for text in texts if text.task == task), key=_length)
+            cut = len(some) * 3 // 4 if len(some) >= _WORTH_CUTTING else len(some)
+            parts += [self._collate(task, part) for part in (some[:cut], some[cut:]) if part]
+        return parts
 
     def loss(self, model: nn.Module, batch: list[Texts]) -> tuple[Tensor, dict[str, float]]:
         """Return the sum of both losses."""
         assert isinstance(model, LanguageTrainee)
         device = next(model.parameters()).device
-        features = [_features(model.vlm, texts) for texts in batch]
+        features = [_features(model, texts) for texts in batch]
         learned = torch.cat([f[t.targets != _UNKNOWN] for f, t in zip(features, batch, strict=True)])
         targets = torch.cat([texts.targets[texts.targets != _UNKNOWN] for texts in batch]).to(device)
         next_token = F.cross_entropy(model.vlm.logits(learned).float(), targets)
@@ -125,21 +135,40 @@ class Language:
                 words = caption(scene, group[index % len(group)], rng, self.atlas)
                 texts.append(Text(task="generate", prompt=words, labels=ordered(facts(scene, self.atlas))))
             batch = self._collate("generate", texts)
-            last = _last(_features(model.vlm, batch), batch.ends)
+            last = _last(_features(model, batch), batch.ends)
             label = group[0] if len(group) == 1 else "other"
             for name in ("first", "second", "count", "relation"):
                 known = batch.facts[name] != _UNKNOWN  # words and faces hold no things
                 right = model.heads[name](last).argmax(-1).cpu()[known] == batch.facts[name][known]
                 scores[f"{label}_{name}"] = float(right.float().mean())
-        return scores
+        return scores | {"answers": self._answered(model)}
+
+    def _answered(self, model: LanguageTrainee) -> float:
+        """Return the share of questions about held-out scenes whose whole answer is the likeliest one."""
+        rng = np.random.default_rng(2)
+        texts = []
+        for index in range(128):
+            scene = sample_scene(rng, self.atlas, "held_out")
+            asked, answer = question(scene, LANGUAGES[index % len(LANGUAGES)], rng, self.atlas)
+            texts.append(Text(task="describe", prompt=asked, answer=answer, picture=scene))
+        batch = self._collate("describe", texts)
+        said = model.vlm.logits(_features(model, batch)).argmax(-1).cpu()
+        right = 0
+        for text, row, targets, end in zip(texts, said, batch.targets, batch.ends, strict=True):
+            first = int(end) - len(self.tokenizer.encode(text.answer + "<|im_end|>"))
+            right += int(torch.equal(row[first:end], targets[first:end]))
+        return right / len(texts)
 
     def _collate(self, task: str, texts: list[Text]) -> Texts:
         template = _TEMPLATES[task]
         head = template.text[: template.text.index("{}")]
         prefix = self.tokenizer.encode(head)
         rows, targets = [], []
+        pad = self.tokenizer.image_pad
         for text in texts:
-            ids = self.tokenizer.encode(template.fill(text.prompt, num_pictures=int(task == "edit")))
+            whole = template.fill(text.prompt, num_pictures=int(text.picture is not None))
+            ids = self.tokenizer.encode(whole)
+            ids = [one for token in ids for one in [token] * (GRID[0] * GRID[1] if token == pad else 1)]
             if ids[: len(prefix)] != prefix:
                 raise DataError(
                     f"expected {head!r} to be tokens of their own, found them joined to {text.prompt!r}"
@@ -148,7 +177,10 @@ class Language:
                 ids += self.tokenizer.encode(text.answer + "<|im_end|>")
             ids = ids[len(prefix) :]
             rows.append(torch.tensor(ids))
-            targets.append(torch.tensor([*ids[1:], _UNKNOWN]))
+            targets.append(
+                torch.tensor([_UNKNOWN if token == pad else token for token in ids[1:]] + [_UNKNOWN])
+            )
+        scenes = [text.picture for text in texts if text.picture is not None]
         token_ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad)
         return Texts(
             prefix=torch.tensor(prefix),
@@ -156,14 +188,24 @@ class Language:
             targets=nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=_UNKNOWN),
             ends=torch.tensor([len(row) - 1 for row in rows]),
             facts=_fact_targets([text.labels for text in texts]),
+            pictures=scene_facts(scenes, self.atlas) if scenes else None,
         )
 
 
-def _features(vlm: VLM, texts: Texts) -> Tensor:
-    device = vlm.model.embed_tokens.weight.device
+def _features(model: LanguageTrainee, texts: Texts) -> Tensor:
+    device = model.vlm.model.embed_tokens.weight.device
+    token_ids = texts.token_ids.to(device)
     with short_attention(device):
-        prefix = vlm.prefix(texts.prefix.to(device))
-        return vlm.features(texts.token_ids.to(device), prefix=prefix)
+        prefix = model.vlm.prefix(texts.prefix.to(device))
+        if texts.pictures is None:
+            return model.vlm.features(token_ids, prefix=prefix)
+        count, *parts = texts.pictures
+        shown = model.eyes(SceneFacts(count, *(part.to(device) for part in parts)))
+        return read_pictures(model.vlm, token_ids, shown, prefix=prefix)
+
+
+def _length(text: Text) -> int:
+    return len(text.prompt.encode()) + len(text.answer.encode())
 
 
 def _last(features: Tensor, ends: Tensor) -> Tensor:
