@@ -32,7 +32,7 @@ class Deepstack(NamedTuple):
 
 
 class LanguageTower(nn.Module):
-    """Embedding table, decoder layers and last norm; `forward` stops before the norm."""
+    """Embedding table, decoder layers and a last norm."""
 
     def __init__(self, config: TowerConfig, *, qkv_bias: bool = False, qk_norm: bool = False) -> None:
         super().__init__()
@@ -50,7 +50,17 @@ class LanguageTower(nn.Module):
         cache: "KVCache | Prefix | None" = None,
         deepstack: Deepstack | None = None,
     ) -> Float[Tensor, "batch seq dim"]:
-        """Return the features after the last layer and before the last norm."""
+        """Return the features after the last norm."""
+        return self.norm(self.before_norm(tokens, positions, cache, deepstack))
+
+    def before_norm(
+        self,
+        tokens: Float[Tensor, "batch seq dim"],
+        positions: Int[Tensor, "3 #batch seq"],
+        cache: "KVCache | Prefix | None" = None,
+        deepstack: Deepstack | None = None,
+    ) -> Float[Tensor, "batch seq dim"]:
+        """Return the features after the last layer."""
         cos, sin = _rope_table(positions, self.config, tokens.dtype)
         for index, layer in enumerate(self.layers):
             tokens = layer(tokens, cos, sin, cache)
@@ -184,7 +194,7 @@ def decode(
 ) -> Iterator[int]:
     """Yield the tokens that continue a prompt, which is (tokens, positions, deepstack) of one row.
 
-    `score` turns one feature before the last norm into logits; `following` is the position of the first new
+    `score` turns one feature after the last norm into logits; `following` is the position of the first new
     token.
     """
     tokens, positions, deepstack = prompt

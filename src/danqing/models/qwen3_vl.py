@@ -66,7 +66,7 @@ class Qwen3VL(nn.Module):
         """Return the features before the last norm; see `features`."""
         tokens, deepstack = self._embed(token_ids, patches, grid_thw)
         positions, _ = mrope_positions(token_ids, grid_thw or [], self.config)
-        return zero_padding(self.language(tokens, positions, deepstack=deepstack), lengths)
+        return zero_padding(self.language.before_norm(tokens, positions, None, deepstack), lengths)
 
     def features(
         self,
@@ -86,10 +86,7 @@ class Qwen3VL(nn.Module):
 
     def logits(self, features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocab"]:
         """Score every token of the vocabulary as the next one, from features before the last norm."""
-        if not self.has_head:
-            raise ConfigError("this VLM was built without its head, build it with head=True to get logits")
-        head = self.language.embed_tokens if self.config.tie_embeddings else self.lm_head
-        return F.linear(self.language.norm(features), head.weight)
+        return self._score(self.language.norm(features))
 
     @torch.no_grad()
     def generate(
@@ -114,7 +111,7 @@ class Qwen3VL(nn.Module):
         positions, following = mrope_positions(prompt, grid_thw or [], self.config)
         yield from decode(
             self.language,
-            self.logits,
+            self._score,
             (tokens, positions, deepstack),
             following[0],
             max_new_tokens=max_new_tokens,
@@ -123,6 +120,12 @@ class Qwen3VL(nn.Module):
             top_p=top_p,
             generator=generator,
         )
+
+    def _score(self, normed: Tensor) -> Tensor:
+        if not self.has_head:
+            raise ConfigError("this VLM was built without its head, build it with head=True to get logits")
+        head = self.language.embed_tokens if self.config.tie_embeddings else self.lm_head
+        return F.linear(normed, head.weight)
 
     def _embed(
         self, token_ids: Tensor, patches: Tensor | None, grid_thw: list[tuple[int, int, int]] | None

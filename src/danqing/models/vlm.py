@@ -62,7 +62,7 @@ class VLM(nn.Module):
         positions, _ = mrope_positions(token_ids, grid_thw or [], self.config)
         if prefix is not None:
             positions = positions + prefix.length
-        return zero_padding(self.model.norm(self.model(tokens, positions, prefix)), lengths)
+        return zero_padding(self.model(tokens, positions, prefix), lengths)
 
     def features(
         self,
@@ -117,7 +117,7 @@ class VLM(nn.Module):
         positions, following = mrope_positions(prompt, grid_thw or [], self.config)
         yield from decode(
             self.model,
-            lambda features: self.logits(self.model.norm(features)),
+            self.logits,
             (self._embed(prompt, patches, grid_thw), positions, None),
             following[0],
             max_new_tokens=max_new_tokens,
