@@ -1,21 +1,25 @@
 """The front door: load a checkpoint, one method a task."""
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
+from danqing.conditioning.given import Source, open_mask, open_picture
 from danqing.conditioning.images import describe_picture
 from danqing.device import resolve_device, resolve_precision
 from danqing.errors import CheckpointError, RequestError
 from danqing.pipelines.components import Components, load_components
-from danqing.pipelines.generate import Drawn, GenerateRequest, Progress, generate
+from danqing.pipelines.draw import Drawn, Progress
+from danqing.pipelines.edit import EditRequest, edit
+from danqing.pipelines.generate import GenerateRequest, generate
+from danqing.pipelines.request import parameters
 from danqing.weights.layouts import CheckpointInfo, Folder
 
 SHIPPED = ("nano",)
+R = TypeVar("R", GenerateRequest, EditRequest)
 
 
 def find_checkpoint(name: str | Path) -> Folder:
@@ -57,32 +61,66 @@ class Model:
     def generate(self, prompt: str | GenerateRequest, **options: Any) -> Image.Image | list[Image.Image]:
         """Draw `prompt`; options are the fields of GenerateRequest. With `count` above 1, return a list.
 
-        Every parameter is in the picture's `info` and goes into the file when it is saved as PNG.
+        `image` and `mask` may be PIL pictures or paths. Every parameter is in the picture's `info` and goes
+        into the file when it is saved as PNG.
         """
-        request = _request(prompt, options)
-        pictures = [labelled(drawn, self.info) for drawn in self._drawn([request])]
+        return self._pictures(_request(GenerateRequest, prompt, options))
+
+    def edit(
+        self, pictures: Source | Sequence[Source], instruction: str, **options: Any
+    ) -> Image.Image | list[Image.Image]:
+        """Change one or more pictures as told; options are the fields of EditRequest.
+
+        Pictures and `mask` may be PIL pictures or paths. With `count` above 1, return a list.
+        """
+        return self._pictures(_request(EditRequest, instruction, {"pictures": pictures, **options}))
+
+    def stream(self, prompt: str | GenerateRequest | EditRequest, **options: Any) -> Iterator[Progress]:
+        """Draw, yielding every step with a preview; the last step of a picture carries it.
+
+        With `pictures` among the options, edit them.
+        """
+        if isinstance(prompt, EditRequest) or "pictures" in options:
+            return self._stream(_request(EditRequest, prompt, options))
+        return self._stream(_request(GenerateRequest, prompt, options))
+
+    def _pictures(self, request: GenerateRequest | EditRequest) -> Image.Image | list[Image.Image]:
+        drawn = [one for progress in self._stream(request) for one in progress.drawn]
+        pictures = [labelled(one, self.info) for one in drawn]
         return pictures if request.count > 1 else pictures[0]
 
-    def stream(self, prompt: str | GenerateRequest, **options: Any) -> Iterator[Progress]:
-        """Draw like `generate`, yielding every step with a preview; the last step of a picture carries it."""
-        return generate(self.components, [_request(prompt, options)])
-
-    def _drawn(self, requests: list[GenerateRequest]) -> Iterator[Drawn]:
-        for progress in generate(self.components, requests):
-            yield from progress.drawn
+    def _stream(self, request: GenerateRequest | EditRequest) -> Iterator[Progress]:
+        if isinstance(request, EditRequest):
+            return edit(self.components, [request])
+        return generate(self.components, [request])
 
 
 def labelled(drawn: Drawn, info: CheckpointInfo) -> Image.Image:
-    """Return the picture with everything needed to draw it again in its metadata."""
-    return describe_picture(drawn.image, {"model": info.name, **asdict(drawn.request)})
+    """Return the picture with everything needed to draw it again in its metadata; inputs are told by name."""
+    return describe_picture(drawn.image, {"model": info.name, **parameters(drawn.request)})
 
 
-def _request(prompt: str | GenerateRequest, options: dict[str, Any]) -> GenerateRequest:
-    if isinstance(prompt, GenerateRequest):
+def _request(kind: type[R], prompt: str | GenerateRequest | EditRequest, options: dict[str, Any]) -> R:
+    if not isinstance(prompt, str):
+        if not isinstance(prompt, kind):
+            raise RequestError(f"prompt: expected text or a {kind.__name__}, found {type(prompt).__name__}")
         if options:
             raise RequestError(f"expected a request or options, found both ({', '.join(options)})")
         return prompt
-    known = set(GenerateRequest.__dataclass_fields__)
+    known = set(kind.__dataclass_fields__)
     if unknown := set(options) - known:
         raise RequestError(f"unknown option {sorted(unknown)[0]!r}; known: {', '.join(sorted(known))}")
-    return GenerateRequest(prompt=prompt, **options)
+    return kind(prompt=prompt, **{name: _opened(name, value) for name, value in options.items()})
+
+
+def _opened(name: str, value: Any) -> Any:
+    """Return an option with what stands for a picture opened."""
+    if value is None:
+        return None
+    if name == "mask":
+        return open_mask(value)
+    if name == "image":
+        return open_picture(value)
+    if name == "pictures":
+        return tuple(map(open_picture, value if isinstance(value, list | tuple) else [value]))
+    return value

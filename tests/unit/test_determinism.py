@@ -19,16 +19,16 @@ def png(image) -> bytes:
 
 def final_latents(model, request, monkeypatch):
     """Draw, and return every picture's last latents in the order they were decoded."""
-    from danqing.pipelines import generate as module
+    from danqing.pipelines import draw as module
 
-    seen, decode = [], module._decode
+    seen, decode = [], module.decode
 
     def spy(components, tokens, height):
         seen.extend(tokens.split(1))
         return decode(components, tokens, height)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_decode", spy)
+        patch.setattr(module, "decode", spy)
         list(generate(model.components, [request]))
     return seen
 

@@ -6,7 +6,8 @@ import pytest
 
 import danqing
 from danqing.errors import CheckpointError, RequestError
-from danqing.pipelines.generate import MAX_PROMPT_CHARACTERS, GenerateRequest
+from danqing.pipelines.generate import GenerateRequest
+from danqing.pipelines.request import MAX_PROMPT_CHARACTERS
 from danqing.rng import MAX_SEED
 from tests.tiny import INFO
 

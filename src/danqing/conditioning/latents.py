@@ -7,7 +7,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from danqing.rng import sample_noise
+from danqing.rng import sample_noise, seeded
 
 
 def pack(latents: Float[Tensor, "batch z lat_h lat_w"]) -> Float[Tensor, "batch seq dim"]:
@@ -26,3 +26,22 @@ def noise_tokens(
     """Return packed noise, one row a seed; row i is what seed i alone gives."""
     rows = [sample_noise((1, 1, channels, lat_h, lat_w), seed)[:, 0] for seed in seeds]
     return pack(torch.cat(rows))
+
+
+def mask_tokens(mask: Float[Tensor, "lat_h lat_w"], channels: int) -> Float[Tensor, "1 seq dim"]:
+    """Return a mask of latents in the shape of packed latents: the same number for every channel."""
+    return pack(mask.expand(1, channels, *mask.shape))
+
+
+def start_tokens(
+    mean: Float[Tensor, "1 z lat_h lat_w"], std: Float[Tensor, "1 z lat_h lat_w"], seed: int
+) -> tuple[Float[Tensor, "1 seq dim"], Float[Tensor, "1 seq dim"]]:
+    """Return a sample of a picture's posterior and the noise that goes with it, both packed.
+
+    The stream of the seed gives the sample first, then the noise, as in the reference pipelines that start
+    from a picture; the same seed without a picture has other noise.
+    """
+    stream = seeded(seed)
+    sample = torch.randn(mean.unsqueeze(2).shape, generator=stream)[:, :, 0]
+    noise = torch.randn(mean.unsqueeze(1).shape, generator=stream)[:, 0]
+    return pack(mean + std * sample), pack(noise)

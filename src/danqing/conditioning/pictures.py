@@ -1,4 +1,4 @@
-"""PIL pictures → what the conditioner sees, and the files that tell other programs the same.
+"""PIL pictures → what the conditioner and the autoencoder see, and the files that tell other programs.
 
 The released `processor/` folder is the tokenizer with a `preprocessor_config.json` beside it.
 """
@@ -63,15 +63,54 @@ def picture_pixels(
     height, width = token_size(picture.height, picture.width, config.patch_size * config.merge_size, limits)
     if (height, width) != (picture.height, picture.width):
         picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return _pixels(picture)
+
+
+def fitted_size(size: tuple[int, int], area: int, multiple: int = 32) -> tuple[int, int]:
+    """Return the (width, height) of about `area` pixels in the aspect of `size`, both in whole multiples."""
+    check_aspect(size)
+    ratio = size[0] / size[1]
+    width = math.sqrt(area * ratio)
+    fitted = [max(1, round(side / multiple)) * multiple for side in (width, width / ratio)]
+    return fitted[0], fitted[1]
+
+
+def check_aspect(size: tuple[int, int]) -> None:
+    """Raise RequestError for a picture too long and narrow."""
+    width, height = size
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise RequestError(
+            f"expected sides of a ratio up to {MAX_ASPECT}, found {width}x{height}, crop the picture"
+        )
+
+
+def resized_pixels(picture: Image.Image, size: tuple[int, int]) -> Float[Tensor, "channels height width"]:
+    """Return an RGB picture as pixels in [-1, 1] of (width, height) `size`, as the autoencoder sees it."""
+    return _pixels(resized(picture, size))
+
+
+def resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Return the picture with (width, height) `size`; Lanczos on 8 bits, as in the reference pipelines."""
+    return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def mask_latents(mask: Image.Image, size: tuple[int, int], ratio: int) -> Float[Tensor, "lat_h lat_w"]:
+    """Return 1 where a mask lets draw, 0 where it keeps, for every latent of a (width, height) `size`.
+
+    Grey from 50 % up is drawn; of `ratio` x `ratio` pixels the first one speaks for the latent, as in the
+    reference.
+    """
+    grey = np.array(resized(mask.convert("L"), size))[::ratio, ::ratio]
+    return torch.from_numpy(grey >= 128).float()
+
+
+def _pixels(picture: Image.Image) -> Float[Tensor, "channels height width"]:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def token_size(height: int, width: int, side: int, limits: PictureLimits) -> tuple[int, int]:
     """Return the (height, width) in multiples of `side` that is nearest to a picture's, inside the limits."""
-    if max(height, width) > MAX_ASPECT * min(height, width):
-        raise RequestError(
-            f"expected sides of a ratio up to {MAX_ASPECT}, found {width}x{height}, crop the picture"
-        )
+    check_aspect((width, height))
     fitted = [round(edge / side) * side for edge in (height, width)]
     if math.prod(fitted) > limits.max_pixels:
         scale = math.sqrt(height * width / limits.max_pixels)

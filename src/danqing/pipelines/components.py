@@ -1,9 +1,10 @@
 """What a pipeline works with: the parts of one checkpoint, on one device, in one precision."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
+from danqing.conditioning.pictures import PictureLimits
 from danqing.conditioning.tokenizer import Tokenizer
 from danqing.models.mmdit import MMDiT
 from danqing.models.vae import VAE
@@ -26,19 +27,31 @@ class Components:
     dtype: torch.dtype
     batch_size: int
     """Pictures denoised together. On a CPU one at a time, which keeps results bit-equal and costs nothing."""
+    picture_limits: PictureLimits = field(default_factory=PictureLimits)
+    """How many pixels of a picture the conditioner sees."""
 
 
 def load_components(folder: Folder, *, device: torch.device, dtype: torch.dtype) -> Components:
-    """Load everything that drawing from text needs."""
+    """Load everything that the tasks of the checkpoint need, and no more.
+
+    The conditioner's vision tower is for those that see pictures, its head for those that write.
+    """
+    info, processor = folder.info(), folder.path / "processor"
     return Components(
-        info=folder.info(),
+        info=info,
         # The modulation of a schedule is computed once, so its layers need no room on the device.
         transformer=folder.transformer(device, dtype, modulation=torch.device("cpu")),
         vae=folder.vae(device, dtype),
-        vlm=folder.vlm(device, dtype),
+        vlm=folder.vlm(
+            device,
+            dtype,
+            vision=not {"edit", "describe"}.isdisjoint(info.tasks),
+            head="describe" in info.tasks,
+        ),
         tokenizer=Tokenizer.load(folder.path / "tokenizer"),
         schedule=folder.schedule(),
         device=device,
         dtype=dtype,
         batch_size=1 if device.type == "cpu" else 4,
+        picture_limits=PictureLimits.load(processor) if processor.is_dir() else PictureLimits(),
     )

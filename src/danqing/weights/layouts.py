@@ -61,10 +61,36 @@ class CheckpointInfo:
     negative_prompt: str = " "
     max_length: int = 512
     """Prompt tokens the denoiser sees; longer prompts lose their end."""
+    edit_template: str = "edit_plus"
+    """Text around an instruction: edit (one picture) or edit_plus (numbered pictures)."""
+    max_references: int = 10
+    """Pictures an instruction may speak of."""
+    reference_area: int = 1024 * 1024
+    """Pixels of a reference as the autoencoder sees it, and of what is drawn when no size is asked for."""
+    vision_area: int = 384 * 384
+    """Pixels of a reference as the conditioner sees it."""
     about: str = ""
 
 
 QWEN_IMAGE = CheckpointInfo(name="Qwen-Image", licence="Apache-2.0")
+QWEN_IMAGE_EDIT = dataclasses.replace(
+    QWEN_IMAGE,
+    name="Qwen-Image-Edit",
+    tasks=("edit",),
+    size=(1024, 1024),
+    edit_template="edit",
+    max_references=1,
+    vision_area=1024 * 1024,
+)
+QWEN_IMAGE_EDIT_PLUS = dataclasses.replace(
+    QWEN_IMAGE, name="Qwen-Image-Edit-2511", tasks=("edit",), size=(1024, 1024), steps=40
+)
+RELEASES = {
+    "QwenImagePipeline": QWEN_IMAGE,
+    "QwenImageEditPipeline": QWEN_IMAGE_EDIT,
+    "QwenImageEditPlusPipeline": QWEN_IMAGE_EDIT_PLUS,
+}
+"""How the released checkpoints of each pipeline want to be used."""
 
 
 class Folder:
@@ -87,9 +113,12 @@ class Folder:
         if own.is_file():
             return config_from_json(CheckpointInfo, read_json(own))
         family = str(self.index.get("_class_name"))
-        if family != "QwenImagePipeline":
-            raise CheckpointError(f"{self.path}: expected a QwenImagePipeline checkpoint, found {family}")
-        return dataclasses.replace(QWEN_IMAGE, name=self.path.name)
+        if family not in RELEASES:
+            raise CheckpointError(
+                f"{self.path}: expected a QwenImagePipeline checkpoint, found {family}; known: "
+                + ", ".join(RELEASES)
+            )
+        return dataclasses.replace(RELEASES[family], name=self.path.name)
 
     def schedule(self) -> ScheduleConfig:
         """Return the noise schedule."""
