@@ -4,7 +4,7 @@ The language tower learns to read scenes before there are eyes: `SceneTokens` pu
 the features of a picture will stand, one token for each square of a grid, and is thrown away afterwards.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import accumulate
 from typing import Final, NamedTuple
@@ -90,7 +90,7 @@ class SceneTokens(nn.Module):
         self.grid, self.noise = grid, noise
         self.table = nn.Embedding(num_classes(), dim)
         self.boxes = nn.Linear(4, dim, bias=False)
-        self.slots = nn.Embedding(_SLOTS[0] * _SLOTS[1], dim)
+        self.slots = nn.Embedding(num_slots(), dim)
         nn.init.normal_(self.table.weight, std=0.02)
         nn.init.normal_(self.boxes.weight, std=0.05)
         nn.init.normal_(self.slots.weight)
@@ -158,10 +158,28 @@ def read_pictures(
     return features
 
 
-@cache
 def num_classes() -> int:
     """Return how many rows the embedding table of the facts has."""
-    return len(_characters()) + len(nouns()) + sum(map(len, _CLASSES.values()))
+    return letter_rows().stop
+
+
+@cache
+def families() -> dict[str, range]:
+    """Return the rows of the table by what they tell apart; a square has at most one of each family."""
+    rows, start = {}, 0
+    for name, values in _CLASSES.items():
+        rows[name] = range(start, start := start + len(values))
+    return rows | {"concept": range(start, start + len(nouns()))}
+
+
+def letter_rows() -> range:
+    """Return the rows of written letters, of which a square may have several."""
+    return range(families()["concept"].stop, families()["concept"].stop + len(_characters()))
+
+
+def num_slots() -> int:
+    """Return how many places of letters are told apart inside a square."""
+    return _SLOTS[0] * _SLOTS[1]
 
 
 def _entries(
@@ -255,14 +273,10 @@ def _known() -> dict[tuple[str, str | None], int]:
 
 @cache
 def _concepts() -> dict[str, int]:
-    return _numbered(nouns(), len(_known()))
+    return dict(zip(nouns(), families()["concept"], strict=True))
 
 
 @cache
 def _characters() -> dict[str, int]:
-    characters = {*"".join(all_words("latin")), *"".join(all_words("chinese"))}
-    return _numbered(sorted(characters), len(_known()) + len(nouns()))
-
-
-def _numbered(names: Iterable[str], first: int) -> dict[str, int]:
-    return {name: first + index for index, name in enumerate(names)}
+    written = sorted({*"".join(all_words("latin")), *"".join(all_words("chinese"))})
+    return {character: families()["concept"].stop + index for index, character in enumerate(written)}
