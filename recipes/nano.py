@@ -5,9 +5,8 @@
     danqing train recipes/nano.py --run-dir runs/more --atlas atlas.safetensors --init nano
 
 Every stage resumes where it stopped; a finished stage is skipped. Settings are changed with
-`--set flow.steps=20000`; `--stage flow --stage export` runs chosen stages only. Fonts (TrueType) in
-`RUN_DIR/fonts` add Chinese characters to what the autoencoder sees. With `--init` the denoiser goes on from a
-checkpoint whose other parts are taken as they are.
+`--set flow.steps=20000`; `--stage flow --stage export` runs chosen stages only. With `--init` the denoiser
+goes on from a checkpoint whose other parts are taken as they are.
 """
 
 import dataclasses
@@ -60,7 +59,7 @@ STAGES = {
         steps=6000, batch_size=64, learning_rate=2e-3, warmup_steps=100, decay_fraction=0.4, ema_decay=0.998,
         optimizer="muon", log_every=20, evaluate_every=500, save_every=250,
     ),
-    "vae": TrainConfig(steps=7000, batch_size=8, learning_rate=1e-3, decay_fraction=0.4),
+    "vae": TrainConfig(steps=20_000, batch_size=8, learning_rate=1e-3, decay_fraction=0.4),
     "flow": TrainConfig(
         steps=3000, batch_size=64, learning_rate=2e-3, warmup_steps=200, decay_fraction=0.25,
         optimizer="muon",
@@ -137,9 +136,7 @@ def train_language(run: Run, atlas: Atlas, config: TrainConfig, deadline: float 
 def train_vae(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | None) -> bool:
     """Train the autoencoder, then measure the latents it makes."""
     torch.manual_seed(config.seed)
-    fonts = tuple(sorted((run.run_dir / "fonts").glob("*.ttf")))
-    glyphs = "".join(map(chr, range(0x4E00, 0x9FA6)))
-    source = PictureSource(atlas, size=SIZE, fonts=fonts, glyphs=glyphs)
+    source = PictureSource(atlas, size=SIZE)
     objective = Autoencoding(
         source, AUTOENCODER, batch_size=config.batch_size, crop=CROP, seed=config.seed, kl_weight=KL_WEIGHT
     )

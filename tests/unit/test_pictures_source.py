@@ -1,8 +1,6 @@
 """Pictures for the autoencoder: scenes of which a share is overdrawn."""
 
 import numpy as np
-import pytest
-from PIL import ImageFont
 
 from danqing.data.atlas import packaged_atlas
 from danqing.data.pictures import PictureSource
@@ -13,12 +11,12 @@ def pictures(source, count, *, seed=0):
     return source.pictures(np.random.default_rng(seed), count)
 
 
-def test_a_quarter_of_the_pictures_is_marked():
+def test_two_in_five_pictures_are_marked():
     atlas, source = packaged_atlas(), PictureSource(packaged_atlas(), size=32)
     drawn = [pictures(source, 1, seed=seed)[0] for seed in range(200)]
     plain = [render(sample_scene(np.random.default_rng(seed), atlas), atlas, 32) for seed in range(200)]
     marked = [not np.array_equal(one, other) for one, other in zip(drawn, plain, strict=True)]
-    assert 0.15 < np.mean(marked) < 0.33
+    assert 0.3 < np.mean(marked) < 0.5
 
 
 def test_pictures_depend_on_the_generator_alone():
@@ -40,17 +38,3 @@ def test_held_out_scenes_are_always_the_same_and_unmarked():
         assert np.array_equal(one, again)
         assert np.array_equal(one, render(sample_scene(rng, atlas, "held_out"), atlas, 24))
     assert all(np.array_equal(*pair) for pair in zip(source.held_out(2), before[:2], strict=True))
-
-
-def test_fonts_add_their_characters(tmp_path):
-    default = ImageFont.load_default(12)
-    if not isinstance(default, ImageFont.FreeTypeFont):
-        pytest.skip("this build of pillow has no FreeType")
-    (tmp_path / "font.ttf").write_bytes(default.font_bytes)
-    plain = PictureSource(packaged_atlas(), size=32)
-    with_font = PictureSource(packaged_atlas(), size=32, fonts=(tmp_path / "font.ttf",), glyphs="éß")
-    seeds = range(60)
-    changed = [
-        not np.array_equal(pictures(plain, 1, seed=seed), pictures(with_font, 1, seed=seed)) for seed in seeds
-    ]
-    assert 0 < np.mean(changed) < 0.4

@@ -1,26 +1,29 @@
 """Pictures to train an autoencoder on: scenes, some of them overdrawn with letters and strokes."""
 
-from functools import cache
-from pathlib import Path
+from typing import Final
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from danqing.data.atlas import Atlas
+from danqing.data.fonts import font, sign_fonts
+from danqing.data.language.tables import pick
 from danqing.data.world import render, sample_scene
+from danqing.data.world.vocabulary import Script, all_words
 
-_MARKED_SHARE = 0.25  # of the pictures carry letters or strokes: fine detail that sprites alone do not teach
-_GLYPHS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+_MARKED_SHARE: Final = 0.4  # of the pictures carry letters or strokes: fine detail that sprites do not teach
+_CHINESE_SHARE: Final = 0.4
+_LETTERS: Final[dict[Script, str]] = {
+    "latin": "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789",
+    "chinese": "".join(sorted({*"".join(all_words("chinese"))})),
+}
 
 
 class PictureSource:
     """Draws scenes of the world, one random generator a batch."""
 
-    def __init__(
-        self, atlas: Atlas, *, size: int = 128, fonts: tuple[Path, ...] = (), glyphs: str = ""
-    ) -> None:
-        """`fonts` are TrueType files that hold `glyphs`, further characters to overdraw (Chinese, say)."""
-        self.atlas, self.size, self.fonts, self.glyphs = atlas, size, fonts, glyphs
+    def __init__(self, atlas: Atlas, *, size: int = 128) -> None:
+        self.atlas, self.size = atlas, size
 
     def pictures(self, rng: np.random.Generator, count: int) -> list[np.ndarray]:
         """Return `count` training pictures, (size, size, 3) uint8 each."""
@@ -44,18 +47,12 @@ class PictureSource:
             ink = tuple(int(value) for value in rng.integers(0, 256, 3))
             x, y = (int(value) for value in rng.integers(-8, self.size, 2))
             if rng.random() < 0.75:
-                chinese = bool(self.fonts) and rng.random() < 0.4
-                letters = self.glyphs if chinese else _GLYPHS
+                script: Script = "chinese" if rng.random() < _CHINESE_SHARE else "latin"
+                letters = _LETTERS[script]
                 text = "".join(letters[i] for i in rng.integers(0, len(letters), rng.integers(1, 7)))
-                pixels = int(rng.integers(10, 40))
-                font = _font(self.fonts[int(rng.integers(len(self.fonts)))] if chinese else None, pixels)
-                draw.text((x, y), text, fill=ink, font=font)
+                face = font(pick(rng, sign_fonts(script)), int(rng.integers(10, 40)))
+                draw.text((x, y), text, fill=ink, font=face)
             else:
                 end = tuple(int(value) for value in rng.integers(0, self.size, 2))
                 draw.line([(x, y), end], fill=ink, width=int(rng.integers(1, 6)))
         return np.asarray(canvas)
-
-
-@cache
-def _font(path: Path | None, pixels: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(pixels) if path is None else ImageFont.truetype(str(path), pixels)
