@@ -42,7 +42,7 @@ class Start:
 def reference_of(components: Components, picture: Image.Image, area: int) -> Reference:
     """Encode a picture at about `area` pixels in its own aspect; the mode of the posterior."""
     size = fitted_size(picture.size, area)
-    latents = components.vae.encode(_pixels(components, picture, size)).float()
+    latents = components.vae.encode(_pixels(components, picture, size)).float().cpu()
     return Reference(tokens=pack(latents), shape=_shape(components, size))
 
 
@@ -114,8 +114,21 @@ def jobs_of(
             noise=noise,
             known=known,
             mask=None if start is None else start.mask,
-            references=torch.cat([one.tokens for one in references], dim=1) if references else None,
+            references=_looked_at(references, shape, known),
         )
+
+
+def _looked_at(references: Sequence[Reference], shape: GridShape, known: Tensor | None) -> Tensor | None:
+    """Return the latents of all references; a last one that drawing starts from is the very same sample.
+
+    That is what `QwenImageEditInpaintPipeline` of diffusers does.
+    """
+    if not references:
+        return None
+    tokens = [one.tokens for one in references]
+    if known is not None and references[-1].shape == shape:
+        tokens[-1] = known
+    return torch.cat(tokens, dim=1)
 
 
 def _skipped(steps: int, strength: float) -> int:
