@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from danqing.sampling.schedule import LIGHTNING, ScheduleConfig, shifted, sigma_grid
-from tests.parity.peer_parts import LAYERED_SCHEDULER, SCHEDULER, TURBO_SCHEDULER
+from danqing.sampling.schedule import LIGHTNING, TURBO, ScheduleConfig, shifted, sigma_grid
+from tests.parity.peer_parts import LAYERED_SCHEDULER, SCHEDULER, TURBO_SCHEDULER, TURBO_SIGMAS
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -40,6 +40,13 @@ def test_released_grid(steps, num_tokens):
 def test_lightning_grid(steps):
     expected = reference_grid(LIGHTNING_SCHEDULER, steps, 6889)
     torch.testing.assert_close(sigma_grid(LIGHTNING, steps, 6889), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_tokens", [64, 16384])
+def test_turbo_grid(num_tokens):
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**TURBO_SCHEDULER)
+    scheduler.set_timesteps(sigmas=TURBO_SIGMAS, mu=num_tokens / 1000)
+    torch.testing.assert_close(sigma_grid(TURBO, 8, num_tokens), scheduler.sigmas, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])

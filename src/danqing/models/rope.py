@@ -1,8 +1,11 @@
-"""Three-axis rotary positions of the MMDiT (MSRoPE: Qwen-Image technical report, section 2.4 and figure 8).
+"""Three-axis rotary positions (MSRoPE: Qwen-Image technical report, section 2.4 and figure 8).
 
 A position is (frame, height, width) in tokens. Pictures are centred: rows run from -(h - h // 2) to h // 2 -
-1. The i-th picture of a sequence has frame i. Text uses one number on all three axes, starting past every
-picture.
+1. Text uses one number on all three axes.
+
+In 1.x the i-th picture of a sequence has frame i and the text starts past every picture. In 2.1 text and
+pictures are one document: a cursor advances by one a text token; a picture stands with its frame at the
+cursor and moves it on by its longer side.
 """
 
 from collections.abc import Sequence
@@ -29,12 +32,7 @@ def image_positions(shapes: Sequence[GridShape], *, layered: bool = False) -> In
     grids = []
     for index, (frames, height, width) in enumerate(shapes):
         first = -1 if layered and index == len(shapes) - 1 else index
-        axes = (
-            torch.arange(first, first + frames),
-            torch.arange(height) - (height - height // 2),
-            torch.arange(width) - (width - width // 2),
-        )
-        grids.append(torch.cartesian_prod(*axes))
+        grids.append(_grid(first, GridShape(frames, height, width)))
     return torch.cat(grids)
 
 
@@ -45,26 +43,65 @@ def text_positions(
     start = max(max(shape.height // 2, shape.width // 2) for shape in shapes)
     if layered:
         start = max(start, len(shapes) - 1)
+    return _line(start, length)
+
+
+def document_positions(
+    length: int, shapes: Sequence[GridShape], before: Sequence[int]
+) -> Int[Tensor, "seq 3"]:
+    """Return the positions of `length` text tokens with pictures among them (2.1).
+
+    Picture i stands where `before[i]` text tokens have passed.
+    """
+    runs, passed, cursor = [], 0, 0
+    for shape, count in zip(shapes, before, strict=True):
+        runs += [_line(cursor, count - passed), _grid(cursor + count - passed, shape)]
+        cursor += count - passed + max(shape.height, shape.width)
+        passed = count
+    return torch.cat((*runs, _line(cursor, length - passed)))
+
+
+def document_end(length: int, shapes: Sequence[GridShape]) -> int:
+    """Return the cursor after `length` text tokens and some pictures: the frame of the target (2.1)."""
+    return length + sum(max(shape.height, shape.width) for shape in shapes)
+
+
+def target_positions(shape: GridShape, frames: Sequence[int]) -> Int[Tensor, "rows img_seq 3"]:
+    """Return the positions of one picture that follows documents with these ends (2.1)."""
+    return torch.stack([_grid(frame, shape) for frame in frames])
+
+
+def _line(start: int, length: int) -> Int[Tensor, "seq 3"]:
     return (start + torch.arange(length)).unsqueeze(1).expand(length, 3)
 
 
+def _grid(frame: int, shape: GridShape) -> Int[Tensor, "seq 3"]:
+    frames, height, width = shape
+    axes = (
+        torch.arange(frame, frame + frames),
+        torch.arange(height) - (height - height // 2),
+        torch.arange(width) - (width - width // 2),
+    )
+    return torch.cartesian_prod(*axes)
+
+
 def rotation(
-    positions: Int[Tensor, "seq 3"], axes_dims: Sequence[int], *, theta: float = 10000.0
-) -> Float[Tensor, "2 seq half_dim"]:
+    positions: Int[Tensor, "*rows seq 3"], axes_dims: Sequence[int], *, theta: float = 10000.0
+) -> Float[Tensor, "2 *rows seq half_dim"]:
     """Return cosines and sines, fp32; each axis turns its own share `axes_dims` of the head channels."""
     angles = []
     for axis, dim in enumerate(axes_dims):
         frequencies = 1.0 / torch.pow(theta, torch.arange(0, dim, 2, device=positions.device).float() / dim)
-        angles.append(torch.outer(positions[:, axis].float(), frequencies))
-    angle = torch.cat(angles, dim=1)
+        angles.append(positions[..., axis, None].float() * frequencies)
+    angle = torch.cat(angles, dim=-1)
     return torch.stack((angle.cos(), angle.sin()))
 
 
 def rotate(
-    heads: Float[Tensor, "batch seq heads head_dim"], table: Float[Tensor, "2 seq half_dim"]
+    heads: Float[Tensor, "batch seq heads head_dim"], table: Float[Tensor, "2 *rows seq half_dim"]
 ) -> Float[Tensor, "batch seq heads head_dim"]:
-    """Turn neighbouring channel pairs by the table's angles, in fp32."""
-    cos, sin = table.unsqueeze(2)
+    """Turn neighbouring channel pairs by the table's angles, in fp32; a table may have a row per entry."""
+    cos, sin = table.unsqueeze(-2)
     even, odd = heads.float().unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
     return turned.flatten(-2).to(heads.dtype)

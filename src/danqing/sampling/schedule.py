@@ -6,6 +6,7 @@ scheduler of diffusers); `ScheduleConfig` reads it. Time shift: Esser et al. (ar
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -27,31 +28,61 @@ class ScheduleConfig:
     max_image_seq_len: int = 8192
     shift_terminal: float | None = 0.02
     time_shift_type: str = "exponential"
+    sample_sigmas: tuple[float, ...] | None = None
+    """Levels that a distilled release was made for, without the final 0; its steps are as many as these."""
 
     def __post_init__(self) -> None:
         if self.time_shift_type not in ("exponential", "linear"):
             raise ConfigError(
                 f"schedule: expected time_shift_type exponential or linear, found {self.time_shift_type!r}"
             )
+        levels = self.sample_sigmas
+        if levels is not None and not (levels and _falls((1.0, *levels, 0.0))):
+            raise ConfigError(
+                f"schedule: expected sample_sigmas to fall from at most 1 to above 0, found {levels}"
+            )
+
+
+def _falls(levels: tuple[float, ...]) -> bool:
+    first, *rest = levels
+    return first >= rest[0] and all(high > low for high, low in pairwise(rest))
 
 
 LIGHTNING = ScheduleConfig(base_shift=math.log(3), max_shift=math.log(3), shift_terminal=None)
 """The grid of the Qwen-Image-Lightning adapters (4 or 8 steps, no guidance)."""
 
+TURBO = ScheduleConfig(
+    use_dynamic_shifting=False,
+    shift_terminal=None,
+    sample_sigmas=(1.0, 0.978453, 0.95418, 0.926626, 0.89508, 0.845148, 0.704534, 0.414568),
+)
+"""The grid of Qwen-Image-2.1-Turbo (8 steps, no guidance)."""
 
-def sigma_grid(config: ScheduleConfig, steps: int, num_tokens: int) -> Float[Tensor, " points"]:
+
+def sigma_grid(
+    config: ScheduleConfig, steps: int, num_tokens: int, *, mu: float | None = None
+) -> Float[Tensor, " points"]:
     """Return `steps` descending noise levels from 1, and a final 0; fp32.
 
-    `num_tokens` counts the target's tokens: dynamic shifting moves larger pictures towards more noise.
+    `num_tokens` counts the target's tokens: dynamic shifting moves larger pictures towards more noise, by the
+    config's line over them or by `mu`.
     """
     if steps < 1:
         raise RequestError(f"steps: expected at least 1, found {steps}")
-    sigmas = torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64).float()
+    if config.sample_sigmas is None:
+        sigmas = torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64).float()
+    elif steps == len(config.sample_sigmas):
+        sigmas = torch.tensor(config.sample_sigmas)
+    else:
+        raise RequestError(
+            f"steps: this checkpoint was made for {len(config.sample_sigmas)}, found {steps}; leave steps out"
+        )
     if config.use_dynamic_shifting:
         slope = (config.max_shift - config.base_shift) / (
             config.max_image_seq_len - config.base_image_seq_len
         )
-        mu = config.base_shift + slope * (num_tokens - config.base_image_seq_len)
+        if mu is None:
+            mu = config.base_shift + slope * (num_tokens - config.base_image_seq_len)
         sigmas = shifted(sigmas, math.exp(mu) if config.time_shift_type == "exponential" else mu)
     else:
         sigmas = shifted(sigmas, config.shift)
