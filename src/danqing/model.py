@@ -12,6 +12,8 @@ from danqing.conditioning.images import describe_picture
 from danqing.device import resolve_device, resolve_precision
 from danqing.errors import CheckpointError, RequestError
 from danqing.pipelines.components import Components, load_components
+from danqing.pipelines.describe import Describer, DescribeRequest, describe, describer_of
+from danqing.pipelines.describe import load_describer as _load_describer
 from danqing.pipelines.draw import Drawn, Progress
 from danqing.pipelines.edit import EditRequest, edit
 from danqing.pipelines.generate import GenerateRequest, generate
@@ -47,6 +49,15 @@ def load(name: str | Path = "nano", *, device: str = "auto", precision: str = "a
     return Model(load_components(folder, device=where, dtype=resolve_precision(precision, where)))
 
 
+def load_describer(name: str | Path = "nano", *, device: str = "auto", precision: str = "auto") -> Describer:
+    """Load of a checkpoint what sees and speaks, and nothing that draws; arguments as for `load`.
+
+    Raises RequestError for a checkpoint that cannot describe.
+    """
+    folder, where = find_checkpoint(name), resolve_device(device)
+    return _load_describer(folder, device=where, dtype=resolve_precision(precision, where))
+
+
 class Model:
     """A loaded checkpoint."""
 
@@ -74,6 +85,18 @@ class Model:
         Pictures and `mask` may be PIL pictures or paths. With `count` above 1, return a list.
         """
         return self._pictures(_request(EditRequest, instruction, {"pictures": pictures, **options}))
+
+    def describe(self, pictures: Source | Sequence[Source], ask: str | None = None, **options: Any) -> str:
+        """Say what one or more pictures show, or answer a question; options are fields of DescribeRequest."""
+        return "".join(self.stream_description(pictures, ask, **options))
+
+    def stream_description(
+        self, pictures: Source | Sequence[Source], ask: str | None = None, **options: Any
+    ) -> Iterator[str]:
+        """Describe, yielding the text piece by piece."""
+        _check_known(DescribeRequest, options)
+        request = DescribeRequest(pictures=_opened("pictures", pictures), ask=ask, **options)
+        return describe(describer_of(self.components), request)
 
     def stream(self, prompt: str | GenerateRequest | EditRequest, **options: Any) -> Iterator[Progress]:
         """Draw, yielding every step with a preview; the last step of a picture carries it.
@@ -107,10 +130,14 @@ def _request(kind: type[R], prompt: str | GenerateRequest | EditRequest, options
         if options:
             raise RequestError(f"expected a request or options, found both ({', '.join(options)})")
         return prompt
+    _check_known(kind, options)
+    return kind(prompt=prompt, **{name: _opened(name, value) for name, value in options.items()})
+
+
+def _check_known(kind: type[Any], options: dict[str, Any]) -> None:
     known = set(kind.__dataclass_fields__)
     if unknown := set(options) - known:
         raise RequestError(f"unknown option {sorted(unknown)[0]!r}; known: {', '.join(sorted(known))}")
-    return kind(prompt=prompt, **{name: _opened(name, value) for name, value in options.items()})
 
 
 def _opened(name: str, value: Any) -> Any:

@@ -1,0 +1,87 @@
+"""`danqing describe`: pictures to text."""
+
+import json
+from pathlib import Path
+
+import click
+
+from danqing.cli.options import json_option, model_options, use_threads
+from danqing.cli.progress import bar
+
+EXAMPLES = """\b
+Examples:
+  danqing describe apple.png
+  danqing describe apple.png --language zh
+  danqing describe apple.png --ask "how many apples are there?"
+  danqing describe before.png after.png --ask "what has changed?" --model Qwen-Image-Edit-2511
+"""
+
+
+@click.command(epilog=EXAMPLES, short_help="Say what pictures show.")
+@click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...", type=click.Path(path_type=Path))
+@click.option("--language", metavar="CODE", help="Language of the description.  [default: en]")
+@click.option("--ask", metavar="TEXT", help="A question to answer instead.")
+@click.option(
+    "--max-tokens", type=int, default=256, show_default=True, metavar="N", help="Where an answer is cut."
+)
+@click.option(
+    "--temperature",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="T",
+    help="0 says the likeliest words; more draws among the likely ones.",
+)
+@click.option("--seed", type=int, metavar="N", help="The same seed draws the same words.")
+@model_options
+@json_option
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def describe(
+    pictures: tuple[Path, ...],
+    language: str | None,
+    ask: str | None,
+    max_tokens: int,
+    temperature: float,
+    seed: int | None,
+    model: str,
+    device: str,
+    precision: str,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Say what one or more pictures show, or answer a question about them.
+
+    The conditioner of the model does it, alone: of a released checkpoint nothing else is read. Several
+    pictures are one question.
+    """
+    from danqing.conditioning.given import open_picture
+    from danqing.model import load_describer
+    from danqing.pipelines.describe import DescribeRequest
+    from danqing.pipelines.describe import describe as spoken
+
+    request = DescribeRequest(
+        pictures=tuple(open_picture(path) for path in pictures),
+        ask=ask,
+        language=language,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+    ).resolved()
+    use_threads(threads)
+    with bar(None, quiet=quiet) as shown:
+        shown.show(f"loading {model}")
+        describer = load_describer(model, device=device, precision=precision)
+    words = []
+    for piece in spoken(describer, request):
+        words.append(piece)
+        if not as_json:
+            click.echo(piece, nl=False)
+    if not as_json:
+        click.echo()
+        return
+    drawn = {} if request.seed is None else {"temperature": temperature, "seed": request.seed}
+    said = {"pictures": [str(path) for path in pictures], "model": describer.info.name}
+    click.echo(
+        json.dumps({**said, "ask": request.question, **drawn, "text": "".join(words)}, ensure_ascii=False)
+    )
