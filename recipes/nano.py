@@ -22,10 +22,12 @@ from danqing.conditioning.images import sheet, to_pixels
 from danqing.conditioning.tokenizer import Tokenizer
 from danqing.conditioning.tokenizer_training import train_tokenizer
 from danqing.data.atlas import Atlas
-from danqing.data.cache import ExampleCache, SceneEncoder
+from danqing.data.cache import ExampleCache, Mixture, SceneEncoder
+from danqing.data.concepts import core_codes
 from danqing.data.language.corpus import corpus
 from danqing.data.pictures import PictureSource
 from danqing.data.world import SceneKind, held_out_prompts
+from danqing.data.world.shapes import shapes
 from danqing.errors import ConfigError
 from danqing.model import find_checkpoint
 from danqing.models.mmdit import MMDiT, MMDiTConfig
@@ -51,7 +53,9 @@ SIZE = 128  # pixels a side
 CROP = 64  # pixels a side of the autoencoder's training crops
 KL_WEIGHT = 3e-4
 LANGUAGES = {"en": 0.6, "zh": 0.3}  # of the captions the denoiser sees; the ten others share the rest
-SCENES: dict[SceneKind, float] = {"single": 0.70, "count": 0.12, "pair": 0.18}
+SCENES: dict[SceneKind, float] = {"single": 0.62, "count": 0.14, "pair": 0.16, "words": 0.08}
+CONCEPTS = 300  # from the start of the core: what the denoiser is taught to draw, beside the plain shapes
+STYLES = {"flat": 0.8, "3D": 0.1, "shaded": 0.1}
 SHIFT, FINAL_SHIFT = 3.0, 1.5  # noise shift of training, and where it ends during the decay
 
 STAGES = {
@@ -177,12 +181,13 @@ def train_flow(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | No
         stable = (learning_rate_factor(decay, step) - config.final_fraction) / (1 - config.final_fraction)
         return FINAL_SHIFT + (SHIFT - FINAL_SHIFT) * stable
 
+    codes = (*core_codes()[:CONCEPTS], *shapes())
+    mixture = Mixture(languages=LANGUAGES, shares=SCENES, codes=codes, styles=STYLES)
     cache = ExampleCache(
         encoder,
         run.run_dir / "examples",
         seed=config.seed,
-        languages=LANGUAGES,
-        shares=SCENES,
+        mixture=mixture,
         shard_size=512,
         reuse=6,
     )

@@ -8,8 +8,9 @@ from safetensors.torch import load_file
 from danqing.conditioning.images import to_pixels
 from danqing.conditioning.text import encode_prompts
 from danqing.data.atlas import packaged_atlas
-from danqing.data.cache import ExampleCache, SceneEncoder
+from danqing.data.cache import ExampleCache, Mixture, SceneEncoder
 from danqing.data.language import caption
+from danqing.data.language.seen import style_of
 from danqing.data.world import contains_held_out, render, sample_scene
 
 SIZE = 16
@@ -42,7 +43,8 @@ def make(encoder, tmp_path):
     """Make a cache in a folder: shards of four, two in the window, a new one after every eight draws."""
 
     def cache(name="shards", **options):
-        options = {"seed": 0, "languages": LANGUAGES, "shard_size": 4, "window": 2, "reuse": 2} | options
+        mixture = Mixture(**{"languages": LANGUAGES} | options.pop("mixture", {}))
+        options = {"seed": 0, "mixture": mixture, "shard_size": 4, "window": 2, "reuse": 2} | options
         return ExampleCache(options.pop("encoder", encoder), tmp_path / name, **options)
 
     return cache
@@ -139,14 +141,24 @@ def test_no_scene_of_a_shard_is_held_out(make, encoder):
 
 def test_captions_come_in_the_chosen_languages(make, encoder):
     recording = Recording(encoder)
-    make(encoder=recording, languages={"zh": 1.0}, shard_size=20).shard(0)
+    make(encoder=recording, mixture={"languages": {"zh": 1.0}}, shard_size=20).shard(0)
     assert all(any("\u4e00" <= sign <= "\u9fff" for sign in text) for text in recording.captions)
 
 
 def test_scenes_come_in_the_chosen_kinds(make, encoder):
     recording = Recording(encoder)
-    make(encoder=recording, shares={"pair": 1.0}, shard_size=20).shard(0)
+    make(encoder=recording, mixture={"shares": {"pair": 1.0}}, shard_size=20).shard(0)
     assert {scene.kind for scene in recording.scenes} == {"pair"}
+
+
+def test_only_unusual_styles_are_said(make, encoder):
+    recording = Recording(encoder)
+    mixture = {"languages": {"en": 1.0}, "shares": {"single": 1.0}, "styles": {"flat": 0.5, "glossy": 0.5}}
+    make(encoder=recording, mixture=mixture, shard_size=60).shard(0)
+    said = [(style_of(one), text) for one, text in zip(recording.scenes, recording.captions, strict=True)]
+    assert {style for style, _ in said} == {"flat", "glossy", None}
+    assert all("glossy" in text for style, text in said if style == "glossy")
+    assert sum("flat" in text for style, text in said if style == "flat") < 15
 
 
 def test_the_window_grows_and_then_moves(make):

@@ -13,7 +13,7 @@ from danqing.conditioning.images import to_pixels
 from danqing.conditioning.templates import DESCRIBE, EDIT_PLUS, GENERATE, IMAGE
 from danqing.conditioning.text import encode_prompts
 from danqing.data.atlas import packaged_atlas
-from danqing.data.cache import ExampleCache, SceneEncoder
+from danqing.data.cache import ExampleCache, Mixture, SceneEncoder
 from danqing.data.colours import COLOURS
 from danqing.data.concepts import concepts
 from danqing.data.language import facts, ordered
@@ -60,7 +60,8 @@ def cache(tiny, tmp_path_factory):
         atlas=packaged_atlas(), vae=parts.vae, vlm=parts.vlm, tokenizer=parts.tokenizer, size=32
     )
     folder = tmp_path_factory.mktemp("examples")
-    return ExampleCache(encoder, folder, seed=0, languages={"en": 0.6, "zh": 0.3}, shard_size=8, reuse=10_000)
+    mixture = Mixture(languages={"en": 0.6, "zh": 0.3})
+    return ExampleCache(encoder, folder, seed=0, mixture=mixture, shard_size=8, reuse=10_000)
 
 
 def flow(cache, **options):

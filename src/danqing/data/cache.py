@@ -4,8 +4,8 @@ Encoding a picture costs about a third of a training step on it, so scenes are e
 in a folder while they are in use. A shard depends on its number alone: it can be deleted and made again.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,9 @@ from danqing.conditioning.text import encode_prompts
 from danqing.conditioning.tokenizer import Tokenizer
 from danqing.data.atlas import Atlas
 from danqing.data.language import caption
+from danqing.data.language.captions import Length
 from danqing.data.language.corpus import draw_language
+from danqing.data.language.seen import style_of
 from danqing.data.world import KIND_SHARES, Scene, SceneKind, render, sample_scene
 from danqing.models.vae import VAE
 from danqing.models.vlm import VLM
@@ -71,6 +73,25 @@ class SceneEncoder:
         return Examples(latents=torch.cat(latents).contiguous(), txt=torch.cat(features), offsets=offsets)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixture:
+    """Which scenes come, how often, and in which languages they are told."""
+
+    languages: Mapping[str, float]
+    shares: Mapping[SceneKind, float] = field(default_factory=lambda: KIND_SHARES)
+    codes: Sequence[str] | None = None
+    """Concepts; None for all of the atlas and all plain shapes."""
+    styles: Mapping[str, float] | None = None
+    """The first style goes without saying, the others are always said; None for all alike, seldom said."""
+
+    def draw(self, rng: np.random.Generator, atlas: Atlas) -> tuple[Scene, str]:
+        """Draw a scene and its caption."""
+        scene = sample_scene(rng, atlas, shares=self.shares, codes=self.codes, styles=self.styles)
+        usual = None if self.styles is None else next(iter(self.styles))
+        length: Length | None = None if usual is None or style_of(scene) in (usual, None) else "styled"
+        return scene, caption(scene, draw_language(rng, self.languages), rng, atlas, length=length)
+
+
 class ExampleCache:
     """A moving window of shards; every example is used about `reuse` times before it leaves."""
 
@@ -80,15 +101,12 @@ class ExampleCache:
         folder: Path,
         *,
         seed: int,
-        languages: Mapping[str, float],
-        shares: Mapping[SceneKind, float] = KIND_SHARES,
+        mixture: Mixture,
         shard_size: int = 1024,
         window: int = 12,
         reuse: int = 4,
     ) -> None:
-        """`languages` are the shares of caption languages, `shares` those of the kinds of scenes."""
-        self.shares = shares
-        self.encoder, self.folder, self.seed, self.languages = encoder, folder, seed, languages
+        self.encoder, self.folder, self.seed, self.mixture = encoder, folder, seed, mixture
         self.shard_size, self.window, self.reuse = shard_size, window, reuse
         self._loaded: dict[int, Examples] = {}
         self._first = 0  # number of the window's oldest shard
@@ -123,11 +141,8 @@ class ExampleCache:
 
     def _make(self, number: int) -> None:
         rng = np.random.default_rng([self.seed, number])
-        scenes = [sample_scene(rng, self.encoder.atlas, shares=self.shares) for _ in range(self.shard_size)]
-        captions = [
-            caption(scene, draw_language(rng, self.languages), rng, self.encoder.atlas) for scene in scenes
-        ]
-        examples = self.encoder.encode(scenes, captions)
+        drawn = [self.mixture.draw(rng, self.encoder.atlas) for _ in range(self.shard_size)]
+        examples = self.encoder.encode([scene for scene, _ in drawn], [said for _, said in drawn])
         tensors = {"latents": examples.latents, "txt": examples.txt, "offsets": examples.offsets}
         write_safetensors(self._path(number), tensors, {})
 

@@ -72,12 +72,14 @@ def sample_scene(
     *,
     shares: Mapping[SceneKind, float] = KIND_SHARES,
     codes: Sequence[str] | None = None,
+    styles: Mapping[str, float] | None = None,
 ) -> Scene:
-    """Draw a scene; kinds come as often as `shares` say, concepts from `codes`.
+    """Draw a scene; kinds come as often as `shares` say, concepts from `codes`, styles as `styles` say.
 
     By default those are all of the atlas and all plain shapes; without shapes among the codes none is drawn,
-    and nothing stands inside another. With split "train" nothing held out occurs; with "held_out" at least
-    one held-out combination or word does. The same generator state and atlas give the same scene.
+    and nothing stands inside another. All styles come equally often. With split "train" nothing held out
+    occurs; with "held_out" at least one held-out combination or word does. The same generator state and atlas
+    give the same scene.
 
     Raises DataError for an unknown split, and for "held_out" where only portraits are asked for, of which
     nothing is held out.
@@ -88,7 +90,7 @@ def sample_scene(
         raise DataError(
             "expected a kind besides 'portrait' for split 'held_out', found none; ask for 'train'"
         )
-    stock = _Stock.of(atlas, codes, split == "held_out")
+    stock = _Stock.of(atlas, codes, styles, split == "held_out")
     while True:
         scene = _KINDS[weighted(rng, shares)](rng, atlas, stock)
         if scene is not None and contains_held_out(scene) == stock.held_out:
@@ -145,18 +147,27 @@ class _Stock:
     """Concepts of the atlas."""
     shapes: tuple[str, ...]
     containers: tuple[str, ...]
+    styles: Mapping[str, float] | None
+    """How often each style comes; None for all alike."""
     held_out: bool
     """Whether held-out words are to be written."""
 
     @classmethod
-    def of(cls, atlas: Atlas, codes: Sequence[str] | None, held_out: bool) -> "_Stock":
+    def of(
+        cls, atlas: Atlas, codes: Sequence[str] | None, styles: Mapping[str, float] | None, held_out: bool
+    ) -> "_Stock":
+        if unknown := set(styles or ()) - set(atlas.styles):
+            raise DataError(
+                f"expected styles of this atlas ({', '.join(atlas.styles)}), found {sorted(unknown)[0]!r}"
+            )
+        plain = tuple(shapes()) if codes is None else tuple(code for code in codes if code in shapes())
         if codes is None:
-            return cls(codes=atlas.codes, shapes=tuple(shapes()), containers=CONTAINERS, held_out=held_out)
-        plain = tuple(code for code in codes if code in shapes())
+            codes = atlas.codes
         return cls(
             codes=[code for code in codes if code not in shapes()] if plain else codes,
             shapes=plain,
             containers=tuple(code for code in CONTAINERS if code in plain),
+            styles=styles,
             held_out=held_out,
         )
 
@@ -261,7 +272,7 @@ def _portrait(rng: np.random.Generator, _: Atlas, __: _Stock) -> Scene | None:
 def _draw_things(rng: np.random.Generator, atlas: Atlas, stock: _Stock, count: int) -> tuple[Thing, ...]:
     """Draw things of different concepts that exist in one style, some of them dyed, some plain shapes."""
     while True:
-        style = choose(rng, atlas.styles)
+        style = choose(rng, atlas.styles) if stock.styles is None else weighted(rng, stock.styles)
         things = [_draw_thing(rng, stock, style) for _ in range(count)]
         if len({thing.concept for thing in things}) == count and all(
             thing.style == SHAPE or atlas.has(thing.concept, style) for thing in things
