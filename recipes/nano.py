@@ -55,7 +55,7 @@ KL_WEIGHT = 3e-4
 LANGUAGES = {"en": 0.6, "zh": 0.3}  # of the captions the denoiser sees; the ten others share the rest
 SCENES: dict[SceneKind, float] = {"single": 0.62, "count": 0.14, "pair": 0.16, "words": 0.08}
 CONCEPTS = 300  # from the start of the core: what the denoiser is taught to draw, beside the plain shapes
-STYLES = {"flat": 0.8, "3D": 0.1, "shaded": 0.1}
+STYLES = {"flat": 0.75, "3D": 0.25}
 SHIFT, FINAL_SHIFT = 3.0, 1.5  # noise shift of training, and where it ends during the decay
 
 STAGES = {
