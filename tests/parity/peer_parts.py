@@ -214,3 +214,21 @@ def processor_3(tokenizer):
         video_processor=Qwen3VLVideoProcessor(),
         chat_template=CHAT_TEMPLATE,
     )
+
+
+def still_processor_3(tokenizer):
+    """Return the processor of Qwen3-VL without its video half: pictures go through PIL, not torchvision."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+    from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+
+    class StillProcessor(Qwen3VLProcessor):
+        def check_argument_for_proper_class(self, argument_name, argument):
+            """Take no video processor."""
+
+    images = Qwen2VLImageProcessorPil(
+        patch_size=16,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+        size={"shortest_edge": 32 * 32, "longest_edge": 4096 * 4096},
+    )
+    return StillProcessor(images, tokenizer, None, chat_template=CHAT_TEMPLATE)

@@ -1,8 +1,9 @@
 """The texts around a prompt that each released checkpoint was trained with.
 
 Sources: the Qwen-Image technical report (2025), figure 7, and the pipelines that the model cards name, those
-of diffusers (`pipeline_qwenimage.py`, `pipeline_qwenimage_edit.py`, `pipeline_qwenimage_edit_plus.py`). Where
-the report and the code differ in the order of words, the code is what the weights have seen.
+of diffusers (`pipeline_qwenimage.py`, `pipeline_qwenimage_edit.py`, `pipeline_qwenimage_edit_plus.py`,
+`pipeline_qwenimage21.py`). Where the report and the code differ in the order of words, the code is what the
+weights have seen.
 """
 
 from dataclasses import dataclass
@@ -19,11 +20,13 @@ class Template:
     drop: int
     picture: str = ""
     """What stands before the prompt for each picture; `{}` is its number, counted from one."""
+    separator: str = ""
+    """What stands between pictures."""
 
     def fill(self, prompt: str, *, num_pictures: int = 0) -> str:
         """Return the whole text for one prompt and its pictures."""
-        pictures = "".join(self.picture.replace("{}", str(k)) for k in range(1, num_pictures + 1))
-        return self.text.replace("{}", pictures + prompt)
+        numbered = [self.picture.replace("{}", str(k)) for k in range(1, num_pictures + 1)]
+        return self.text.replace("{}", self.separator.join(numbered) + prompt)
 
 
 _EDIT_SYSTEM = (
@@ -64,4 +67,22 @@ DESCRIBE = Template(
 DESCRIBE_QUESTION = "Describe the image."
 """What `describe` asks when the user asks nothing."""
 
-TEMPLATES = (GENERATE, EDIT, EDIT_PLUS, DESCRIBE)
+GENERATE_21 = Template(
+    text=(
+        "<|im_start|>system\nComprehend and analyze the provided prompt.<|im_end|>\n"
+        "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+    ),
+    drop=14,
+    picture="<image{}>" + IMAGE,
+    separator=" ",
+)
+"""Qwen-Image-2.1: a prompt, with any number of references before it; the system text alone is dropped."""
+
+DESCRIBE_21 = Template(
+    text="<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n",
+    drop=0,
+    picture=IMAGE,
+)
+"""The chat format of Qwen3-VL, which has no system text of its own."""
+
+TEMPLATES = (GENERATE, EDIT, EDIT_PLUS, DESCRIBE, GENERATE_21, DESCRIBE_21)

@@ -1,17 +1,25 @@
 """Prompts → what the denoiser reads: features of the conditioner without the template's head."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from danqing.conditioning.templates import EDIT_PLUS, GENERATE, Template
+from danqing.conditioning.templates import EDIT_PLUS, GENERATE, GENERATE_21, Template
 from danqing.conditioning.tokenizer import Tokenizer
 from danqing.errors import RequestError
+from danqing.models.qwen3_vl import Qwen3VL
+from danqing.models.rope import GridShape
+from danqing.models.single_stream import references_before
 from danqing.models.vision import patchify
 from danqing.models.vlm import VLM
+
+Conditioner = VLM | Qwen3VL
+
+MAX_REFERENCES = 10
+"""Pictures that Qwen-Image 2.1 was trained to see at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +29,8 @@ class Conditioning:
     txt: Float[Tensor, "batch txt_seq dim"]
     lengths: list[int]
     """Real tokens of each row."""
+    before: tuple[int, ...] = ()
+    """Tokens before each reference of 2.1, whose own tokens are left out; the same in every row."""
 
 
 def encode_prompts(
@@ -68,18 +78,61 @@ def encode_edit_prompts(
     return join(rows)
 
 
+def encode_prompts_21(
+    vlm: Qwen3VL,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    references: Sequence[Float[Tensor, "channels _ _"]] = (),
+    *,
+    template: Template = GENERATE_21,
+) -> Conditioning:
+    """Encode prompts for 2.1, which all speak of the same `references`, up to ten of them.
+
+    References are RGB or RGBA pixels in [-1, 1] with sides that are multiples of 32: the very pixels that the
+    autoencoder encodes. The conditioner sees them over white. Each prompt is encoded alone and not cut, as
+    in the reference; an empty one is a space.
+    """
+    if len(references) > MAX_REFERENCES:
+        raise RequestError(
+            f"references: expected at most {MAX_REFERENCES}, found {len(references)}; leave some out"
+        )
+    patches, grid_thw = picture_patches(vlm, [over_white(picture) for picture in references])
+    # A patch of the conditioner covers the 16x16 pixels of one latent.
+    shapes = [GridShape(*grid) for grid in grid_thw]
+    rows, before = [], ()
+    for prompt in prompts:
+        text = template.fill(prompt or " ", num_pictures=len(references))
+        token_ids = picture_token_ids(vlm, tokenizer, text, grid_thw)
+        features = _features(vlm, token_ids, template.drop, patches=patches, grid_thw=grid_thw)
+        slots = torch.tensor(token_ids[template.drop :]) == tokenizer.image_pad
+        before = references_before(slots, shapes)
+        rows.append(features[~slots.to(features.device)])
+    return replace(join(rows), before=before)
+
+
+def over_white(
+    pixels: Float[Tensor, "channels height width"],
+) -> Float[Tensor, "3 height width"]:
+    """Lay RGBA pixels in [-1, 1] over white, rounded to 8 bits as the reference does; RGB stays as it is."""
+    if len(pixels) == 3:
+        return pixels
+    colour, alpha = (pixels[:3] + 1) / 2, (pixels[3:] + 1) / 2
+    return ((colour * alpha + 1 - alpha) * 255).round() / 127.5 - 1
+
+
 def picture_patches(
-    vlm: VLM, pictures: Sequence[Float[Tensor, "channels _ _"]]
+    vlm: Conditioner, pictures: Sequence[Float[Tensor, "channels _ _"]]
 ) -> tuple[Float[Tensor, "patches patch_dim"], list[tuple[int, int, int]]]:
     """Return the patches of all pictures and each one's (frames, height, width) in patches."""
     config = vlm.config.vision
     side = config.patch_size
     grid_thw = [(1, picture.shape[-2] // side, picture.shape[-1] // side) for picture in pictures]
-    return torch.cat([patchify(picture, config) for picture in pictures]), grid_thw
+    patches = [patchify(picture, config) for picture in pictures]
+    return torch.cat(patches) if patches else torch.empty(0, config.patch_dim), grid_thw
 
 
 def picture_token_ids(
-    vlm: VLM, tokenizer: Tokenizer, text: str, grid_thw: Sequence[tuple[int, int, int]]
+    vlm: Conditioner, tokenizer: Tokenizer, text: str, grid_thw: Sequence[tuple[int, int, int]]
 ) -> list[int]:
     """Tokenise a filled template, with each place for a picture as wide as the picture has features."""
     token_ids = tokenizer.encode(text)
@@ -100,15 +153,14 @@ def join(rows: Sequence[Float[Tensor, "_ dim"]]) -> Conditioning:
 
 @torch.no_grad()
 def _features(
-    vlm: VLM,
+    vlm: Conditioner,
     token_ids: list[int],
     drop: int,
     *,
     patches: Tensor | None = None,
     grid_thw: list[tuple[int, int, int]] | None = None,
 ) -> Tensor:
-    weight = vlm.model.embed_tokens.weight
-    batch = torch.tensor([token_ids], device=weight.device)
+    batch = torch.tensor([token_ids], device=vlm.device)
     if patches is not None:
-        patches = patches.to(weight.device)
+        patches = patches.to(vlm.device)
     return vlm.features(batch, patches=patches, grid_thw=grid_thw)[0, drop:]
