@@ -37,7 +37,7 @@ _BROKEN = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GivenPicture:
-    """A picture a user handed in: RGB, or L for a mask; `name` is what metadata calls it."""
+    """A picture a user handed in: RGB, RGBA for layers, L for a mask; `name` is what metadata calls it."""
 
     image: Image.Image
     name: str = "picture"
@@ -55,6 +55,14 @@ def open_picture(source: Source, *, name: str | None = None) -> GivenPicture:
         return source
     label, image = _upright(source, name)
     return GivenPicture(image=_without_alpha(image, "white").convert("RGB"), name=label)
+
+
+def open_transparent(source: Source, *, name: str | None = None) -> GivenPicture:
+    """Return the first frame of `source` as RGBA, turned as its EXIF says; without alpha it is opaque."""
+    if isinstance(source, GivenPicture):
+        return GivenPicture(image=source.image.convert("RGBA"), name=source.name)
+    label, image = _upright(source, name)
+    return GivenPicture(image=image.convert("RGBA"), name=label)
 
 
 def open_mask(source: Source, *, name: str | None = None) -> GivenPicture:

@@ -45,8 +45,8 @@ def load_components(folder: Folder, *, device: torch.device, dtype: torch.dtype)
         vlm=folder.vlm(
             device,
             dtype,
-            vision=not {"edit", "describe"}.isdisjoint(info.tasks),
-            head="describe" in info.tasks,
+            vision=not {"edit", "describe", "layers"}.isdisjoint(info.tasks),
+            head=not {"describe", "layers"}.isdisjoint(info.tasks),
         ),
         tokenizer=Tokenizer.load(folder.path / "tokenizer"),
         schedule=folder.schedule(),

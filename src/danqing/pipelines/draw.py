@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -12,7 +13,8 @@ from torch import Tensor
 from danqing.conditioning.images import to_pictures
 from danqing.conditioning.latents import unpack
 from danqing.pipelines.components import Components
-from danqing.pipelines.job import Job
+from danqing.pipelines.documents import flatten
+from danqing.pipelines.job import Job, Settings
 from danqing.pipelines.predict import Predict, predict
 from danqing.pipelines.request import DrawRequest
 from danqing.sampling.denoise import VelocityFn, denoise
@@ -42,10 +44,13 @@ class Drawn:
     """A finished picture and what made it."""
 
     image: Image.Image
+    """Of layers, all of them laid over each other."""
     request: DrawRequest
     """Resolved; its seed is the picture's own and its count 1."""
     index: int
     """Place of the request in the call."""
+    layers: tuple[Image.Image, ...] = ()
+    """What a layered picture is made of, the lowest first; RGBA."""
 
 
 def draw(components: Components, jobs: Iterable[Job]) -> Iterator[Progress]:
@@ -65,39 +70,48 @@ def _draw(components: Components, jobs: Sequence[Job]) -> Iterator[Progress]:
     settings = jobs[0].settings
     # 1. The noise levels; a picture to start from leaves the first ones out.
     tokens = settings.shape.height * settings.shape.width
-    sigmas = sigma_grid(components.schedule, settings.steps, tokens)[settings.skipped :]
+    sigmas = sigma_grid(components.schedule, settings.steps, tokens, mu=settings.mu)[settings.skipped :]
     # 2. The noised latents. They stay in fp32 between steps, whatever the network uses.
     noise = torch.cat([job.noise for job in jobs]).to(components.device)
     known = _joined([job.known for job in jobs], components.device)
     latents = noise if known is None else interpolate(known, noise, sigmas[:1].to(noise).expand(len(jobs)))
     # 3. The velocity the solver follows: the network's, guided, and straight back where a picture is kept.
-    velocity = _guided(predict(components, jobs, sigmas), settings.guidance)
+    velocity = _guided(predict(components, jobs, sigmas), settings)
     mask = _joined([job.mask for job in jobs], components.device)
     if mask is not None and known is not None:
         velocity = _keeping(velocity, mask, velocity_target(known, noise))
     # 4. Denoise, then decode one by one.
     for step in denoise(velocity, latents, sigmas.to(components.device), solver=settings.solver):
         done = step.number == len(sigmas) - 1
-        pictures = decode(components, step.latents, settings.shape.height) if done else []
-        drawn = (
-            Drawn(image=image, request=job.request, index=job.index)
-            for image, job in zip(pictures, jobs, strict=False)
-        )
+        rows = step.latents.split(1) if done else ()
+        drawn = [_drawn(components, job, row) for job, row in zip(jobs, rows, strict=False)]
         yield Progress(
             request=jobs[0].index,
             step=step.number,
             steps=len(sigmas) - 1,
             sigma=step.sigma,
             seeds=tuple(job.seed for job in jobs),
-            preview=partial(decode, components, step.denoised, settings.shape.height),
+            preview=partial(decode, components, step.denoised[:, :tokens], settings.shape.height),
             drawn=tuple(drawn),
         )
 
 
-def _guided(network: Predict, guidance: float) -> VelocityFn:
+def _drawn(components: Components, job: Job, latents: Float[Tensor, "1 seq dim"]) -> Drawn:
+    """Decode a picture; where it is layers, its first frame is their sum again, which nobody needs."""
+    height, width = job.settings.shape.height, job.settings.shape.width
+    frames = rearrange(latents, "1 (frames seq) dim -> frames seq dim", seq=height * width)
+    if len(frames) == 1:
+        return Drawn(image=decode(components, frames, height)[0], request=job.request, index=job.index)
+    layers = tuple(decode(components, frames[1:], height))
+    return Drawn(image=flatten(layers), request=job.request, index=job.index, layers=layers)
+
+
+def _guided(network: Predict, settings: Settings) -> VelocityFn:
     def velocity(latents: Float[Tensor, "batch seq dim"], index: int) -> Float[Tensor, "batch seq dim"]:
         cond, uncond = network(latents, index)
-        return cond if uncond is None else guided(cond, uncond, guidance)
+        if uncond is None:
+            return cond
+        return guided(cond, uncond, settings.guidance, rescale=settings.rescale)
 
     return velocity
 

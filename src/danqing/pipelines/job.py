@@ -19,9 +19,14 @@ class Settings:
     """Length of the whole schedule."""
     guidance: float
     solver: str
+    rescale: bool = True
+    """Guided velocities keep the length of the conditional ones."""
+    mu: float | None = None
+    """Shift of the schedule where the task, not the checkpoint's config, decides it."""
     skipped: int = 0
     """Steps left out at its noisy end, where drawing starts from a picture."""
     references: tuple[GridShape, ...] = ()
+    """Sizes of the frames behind the first: further layers that are drawn with it, then what is looked at."""
     started: bool = False
     masked: bool = False
 

@@ -28,7 +28,8 @@ def predict(components: Components, jobs: Sequence[Job], sigmas: Float[Tensor, "
     text = join([job.cond for job in jobs] + [job.uncond for job in jobs if job.uncond is not None])
     copies = len(text.lengths) // len(jobs)
     txt = text.txt.to(dtype)
-    table = model.modulation_table(sigmas[:-1]).to(components.device)
+    additional = 0 if model.config.use_additional_t_cond else None  # the class of pictures, layered or not
+    table = model.modulation_table(sigmas[:-1], additional).to(components.device)
     shapes = [settings.shape, *settings.references]
     found = [job.references for job in jobs if job.references is not None]
     references = torch.cat(found).to(components.device, dtype) if found else None

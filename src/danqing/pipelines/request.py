@@ -64,9 +64,12 @@ class DrawRequest(Protocol):
 R = TypeVar("R", bound=DrawRequest)
 
 
-def check_request(request: DrawRequest, *, example: str) -> None:
-    """Raise RequestError for the first value that no checkpoint could draw with."""
-    if not isinstance(request.prompt, str) or not request.prompt.strip():
+def check_request(request: DrawRequest, *, example: str | None) -> None:
+    """Raise RequestError for the first value that no checkpoint could draw with.
+
+    Without an `example` of it the prompt may be empty.
+    """
+    if example is not None and not (isinstance(request.prompt, str) and request.prompt.strip()):
         raise RequestError(f'prompt: expected some text, found none; try "{example}"')
     for name in ("prompt", "negative_prompt"):
         _check_text(name, getattr(request, name))

@@ -85,10 +85,19 @@ QWEN_IMAGE_EDIT = dataclasses.replace(
 QWEN_IMAGE_EDIT_PLUS = dataclasses.replace(
     QWEN_IMAGE, name="Qwen-Image-Edit-2511", tasks=("edit",), size=(1024, 1024), steps=40
 )
+QWEN_IMAGE_LAYERED = dataclasses.replace(
+    QWEN_IMAGE,
+    name="Qwen-Image-Layered",
+    tasks=("layers",),
+    size=(640, 640),
+    min_side=128,
+    reference_area=640 * 640,
+)
 RELEASES = {
     "QwenImagePipeline": QWEN_IMAGE,
     "QwenImageEditPipeline": QWEN_IMAGE_EDIT,
     "QwenImageEditPlusPipeline": QWEN_IMAGE_EDIT_PLUS,
+    "QwenImageLayeredPipeline": QWEN_IMAGE_LAYERED,
 }
 """How the released checkpoints of each pipeline want to be used."""
 
