@@ -10,7 +10,9 @@ import click
 
 from danqing import __version__
 from danqing.cli.data import data
+from danqing.cli.describe import describe
 from danqing.cli.doctor import doctor
+from danqing.cli.edit import edit
 from danqing.cli.evaluate import evaluate
 from danqing.cli.generate import generate
 from danqing.cli.info import info
@@ -22,6 +24,7 @@ EXAMPLES = """\b
 Examples:
   danqing "a red apple on a blue table"
   danqing "一只红色的苹果" --size 256x256 --seed 7 -n 4
+  danqing edit photo.png "make the apple green" -o green.png
   danqing info nano
   danqing doctor
 """
@@ -64,14 +67,14 @@ def with_verb(arguments: Sequence[str], verbs: Sequence[str]) -> list[str]:
 @click.group(cls=Verbs, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="danqing %(version)s")
 def danqing() -> None:
-    """Draw pictures from text, and train and measure the models that do.
+    """Draw pictures from text, change them as told, and train and measure the models that do.
 
     Without a verb the words are a prompt: danqing "a red apple" is danqing generate "a red apple".
     """
     show()
 
 
-for verb in (generate, info, doctor, evaluate, train, data):
+for verb in (generate, edit, describe, info, doctor, evaluate, train, data):
     danqing.add_command(verb)
 
 

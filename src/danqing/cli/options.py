@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -55,6 +56,45 @@ def model_options(command: F) -> F:
     )
     return model(machine_options(precision(command)))
 
+
+def drawing_options(command: F) -> F:
+    """Add the flags that every verb that draws has; their names are the fields of its request."""
+    for option in reversed(_DRAWING):
+        command = option(command)
+    return command
+
+
+_DRAWING = (
+    click.option("--size", type=Size(), help="Width and height in pixels.  [default: the model's own]"),
+    click.option("--steps", type=int, metavar="N", help="Denoising steps.  [default: the model's own]"),
+    click.option(
+        "--guidance", type=float, metavar="G", help="How closely to follow the words; 1 turns it off."
+    ),
+    click.option("--negative-prompt", metavar="TEXT", help="What the picture should not be."),
+    click.option(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="The same seed gives the same picture.  [default: a fresh one]",
+    ),
+    click.option(
+        "-n",
+        "--count",
+        type=int,
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Pictures; seeds count up.",
+    ),
+    click.option("--solver", default="euler", show_default=True, help="euler, or heun: slower, more exact."),
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="File to write (png, jpg, webp), or a folder.",
+    ),
+)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that exist.")

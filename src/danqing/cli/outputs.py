@@ -42,6 +42,14 @@ def default_paths(folder: Path, prompt: str, seed: int, many: int) -> tuple[Path
     return tuple(folder / f"danqing-{seed + number}-{words}-{number + 1}.png" for number in range(many))
 
 
+def paths_for(output: Path | None, prompt: str, seed: int, many: int) -> tuple[Path, ...]:
+    """Return the files of a request: `output` itself, or free default names in a folder."""
+    if output is None or output.is_dir():
+        return tuple(free_path(path) for path in default_paths(output or Path(), prompt, seed, many))
+    check_format(output)
+    return numbered(output, many)
+
+
 def check_format(path: Path) -> None:
     """Raise RequestError unless the name ends like a picture we write."""
     if path.suffix.lower() not in FORMATS:

@@ -118,6 +118,12 @@ def jobs_of(
         )
 
 
+def steps_taken(request: DrawRequest) -> int:
+    """Return how many steps each picture of a resolved request takes."""
+    steps = request.steps or 0
+    return steps if request.strength is None else steps - _skipped(steps, request.strength)
+
+
 def _looked_at(references: Sequence[Reference], shape: GridShape, known: Tensor | None) -> Tensor | None:
     """Return the latents of all references; a last one that drawing starts from is the very same sample.
 

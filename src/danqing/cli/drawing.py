@@ -1,0 +1,80 @@
+"""What the verbs that draw share: pictures named by flags, and the loop that writes what is drawn."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from danqing.cli.outputs import writing
+from danqing.cli.progress import Bar
+from danqing.errors import ResourceError
+
+if TYPE_CHECKING:
+    from danqing.model import Model
+    from danqing.pipelines.draw import Drawn, Progress
+
+_SAVED_AS: dict[str, dict[str, Any]] = {
+    ".jpg": {"quality": 95, "subsampling": 0},
+    ".jpeg": {"quality": 95, "subsampling": 0},
+    ".webp": {"quality": 95, "method": 6},
+}
+_INPUTS = ("pictures", "image", "mask", "strength")
+
+
+def opened(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a request with the pictures that flags name opened."""
+    from danqing.conditioning.given import open_mask, open_picture
+
+    opening = {"image": open_picture, "mask": open_mask}
+    return {
+        name: opening[name](value) if name in opening and value is not None else value
+        for name, value in fields.items()
+    }
+
+
+def write_drawn(
+    model: "Model",
+    steps: Iterator["Progress"],
+    paths: Sequence[Sequence[Path]],
+    shown: Bar,
+    *,
+    overwrite: bool,
+) -> Iterator[dict[str, Any]]:
+    """Write every picture as it is finished; yield what there is to say about each file.
+
+    `paths` holds the files of each request, in the order of its pictures.
+    """
+    import torch
+
+    from danqing.model import labelled
+
+    pictures, done = sum(map(len, paths)), 0
+    waiting = [iter(names) for names in paths]
+    steps_done, started = 0, time.perf_counter()
+    try:
+        for progress in steps:
+            steps_done += len(progress.seeds)
+            place = f"picture {done + 1}/{pictures}  " if pictures > 1 else ""
+            shown.show(f"{place}step {progress.step}/{progress.steps}", steps_done)
+            now = time.perf_counter()
+            for drawn in progress.drawn:
+                path = next(waiting[drawn.index])
+                with writing(path, overwrite=overwrite) as temporary:
+                    labelled(drawn, model.info).save(temporary, **_SAVED_AS.get(path.suffix.lower(), {}))
+                done += 1
+                yield _line(drawn, path, model.info.name, (now - started) / len(progress.drawn))
+            if progress.drawn:
+                started = time.perf_counter()
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(
+            f"{model.components.device} is out of memory; draw a smaller --size ({error})"
+        ) from None
+
+
+def _line(drawn: "Drawn", path: Path, model: str, seconds: float) -> dict[str, Any]:
+    from danqing.pipelines.request import parameters
+
+    told = parameters(drawn.request)
+    given = {name: told[name] for name in _INPUTS if told.get(name) is not None}
+    settings = {name: told[name] for name in ("prompt", "seed", "size", "steps", "guidance")}
+    return {"path": str(path), **settings, **given, "model": model, "seconds": round(seconds, 3)}
