@@ -9,13 +9,14 @@ from PIL import Image
 
 import danqing
 from danqing.conditioning.given import open_mask, open_picture
-from danqing.conditioning.latents import mask_tokens, pack, start_tokens
+from danqing.conditioning.latents import mask_tokens, pack
 from danqing.conditioning.pictures import fitted_size, mask_latents, resized_pixels
 from danqing.errors import CheckpointError, RequestError
 from danqing.pipelines.edit import EditRequest, edit
 from danqing.pipelines.generate import GenerateRequest, generate
 from danqing.pipelines.prepare import steps_taken
 from danqing.pipelines.request import inside, parameters
+from danqing.rng import seeded
 from danqing.weights.layouts import QWEN_IMAGE, QWEN_IMAGE_EDIT, QWEN_IMAGE_EDIT_PLUS
 from tests.editor import half, noisy, write_editor
 from tests.tiny import INFO, with_batch
@@ -145,7 +146,8 @@ def test_weak_changes_stay_near_the_picture_and_masks_keep_the_rest(tiny):
     config = tiny.components.vae.config
     mean, log_variance = tiny.components.vae.posterior(resized_pixels(PICTURE.image, (64, 48))[None])
     shift, scale = (torch.tensor(v).view(1, -1, 1, 1) for v in (config.latents_mean, config.latents_std))
-    known, _ = start_tokens((mean - shift) / scale, (log_variance / 2).exp() / scale, 7)
+    sample = mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=seeded(7))
+    known = pack((sample - shift) / scale)
     white = mask_tokens(mask_latents(MASK.image, (64, 48), 8), 16) > 0
     latents = {}
     for name, options in {"kept": {"mask": MASK}, "weak": {"strength": 0.1}, "strong": {}}.items():
