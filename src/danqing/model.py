@@ -38,15 +38,23 @@ def find_checkpoint(name: str | Path) -> Folder:
     return Folder(path)
 
 
-def load(name: str | Path = "nano", *, device: str = "auto", precision: str = "auto") -> "Model":
+def load(
+    name: str | Path = "nano",
+    *,
+    controlnet: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> "Model":
     """Load a checkpoint: a shipped name or a folder as released (`model_index.json` and its parts).
 
-    `device` is auto, cpu, cuda or mps; `precision` auto, fp32 or bf16. Raises CheckpointError when files are
+    `controlnet` is the folder of a ControlNet that reads the `controls` of requests; `device` is auto, cpu,
+    cuda or mps; `precision` auto, fp32 or bf16. Raises CheckpointError when files are
     missing, broken or do not fit.
     """
     folder = find_checkpoint(name)
     where = resolve_device(device)
-    return Model(load_components(folder, device=where, dtype=resolve_precision(precision, where)))
+    dtype, net = resolve_precision(precision, where), None if controlnet is None else Path(controlnet)
+    return Model(load_components(folder, device=where, dtype=dtype, controlnet=net))
 
 
 def load_describer(name: str | Path = "nano", *, device: str = "auto", precision: str = "auto") -> Describer:

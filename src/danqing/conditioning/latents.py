@@ -33,15 +33,14 @@ def mask_tokens(mask: Float[Tensor, "lat_h lat_w"], channels: int) -> Float[Tens
     return pack(mask.expand(1, channels, *mask.shape))
 
 
-def start_tokens(
-    mean: Float[Tensor, "1 z lat_h lat_w"], std: Float[Tensor, "1 z lat_h lat_w"], seed: int
-) -> tuple[Float[Tensor, "1 seq dim"], Float[Tensor, "1 seq dim"]]:
-    """Return a sample of a picture's posterior and the noise that goes with it, both packed.
+def sampled_tokens(
+    posteriors: Sequence[tuple[Float[Tensor, "1 z lat_h lat_w"], Float[Tensor, "1 z lat_h lat_w"]]], seed: int
+) -> tuple[list[Float[Tensor, "1 seq dim"]], Float[Tensor, "1 seq dim"]]:
+    """Return a sample of each posterior (mean, std) and the noise that goes with them, all packed.
 
-    The stream of the seed gives the sample first, then the noise, as in the reference pipelines that start
-    from a picture; the same seed without a picture has other noise.
+    The stream of the seed gives the samples first, then the noise, as in the reference pipelines that start
+    from a picture or are steered by some; the same seed without a picture has other noise.
     """
     stream = seeded(seed)
-    sample = torch.randn(mean.unsqueeze(2).shape, generator=stream)[:, :, 0]
-    noise = torch.randn(mean.unsqueeze(1).shape, generator=stream)[:, 0]
-    return pack(mean + std * sample), pack(noise)
+    samples = [pack(mean + std * torch.randn(mean.shape, generator=stream)) for mean, std in posteriors]
+    return samples, pack(torch.randn(posteriors[0][0].shape, generator=stream))

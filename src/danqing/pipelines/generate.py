@@ -11,9 +11,10 @@ from danqing.conditioning.pictures import fitted_size
 from danqing.conditioning.text import encode_prompts
 from danqing.errors import RequestError
 from danqing.pipelines.components import Components
+from danqing.pipelines.control import Control
 from danqing.pipelines.draw import Progress, draw
 from danqing.pipelines.job import Job
-from danqing.pipelines.prepare import jobs_of, start_from
+from danqing.pipelines.prepare import jobs_of, start_from, steering_of
 from danqing.pipelines.request import (
     check_given,
     check_mask,
@@ -22,6 +23,7 @@ from danqing.pipelines.request import (
     inside,
     settled,
 )
+from danqing.pipelines.steering import check_controls
 from danqing.weights.layouts import CheckpointInfo
 
 DEFAULT_STRENGTH = 0.6
@@ -50,6 +52,8 @@ class GenerateRequest:
     """White where `image` is drawn anew; the rest is kept."""
     strength: float | None = None
     """How much of `image` is noise at the start: 1 draws from nothing. 0.6, or 1 with a mask."""
+    controls: tuple[Control, ...] = ()
+    """Pictures that a ControlNet reads; without `image` the first one's aspect is drawn."""
 
     def __post_init__(self) -> None:
         check_request(self, example="a red apple on a blue table")
@@ -64,9 +68,12 @@ class GenerateRequest:
     def resolved(self, info: CheckpointInfo) -> "GenerateRequest":
         """Return the request with the checkpoint's values filled in and its limits checked."""
         check_task(info, "generate")
-        if self.image is None:
+        given = self.image or (self.controls[0].picture if self.controls else None)
+        if given is None:
             return settled(self, info, size=info.size)
-        fitted = fitted_size(self.image.image.size, info.size[0] * info.size[1], info.multiple)
+        fitted = fitted_size(given.image.size, info.size[0] * info.size[1], info.multiple)
+        if self.image is None:
+            return settled(self, info, size=inside(fitted, info))
         strength = DEFAULT_STRENGTH if self.mask is None else 1.0
         request = replace(self, strength=strength if self.strength is None else self.strength)
         return settled(request, info, size=inside(fitted, info))
@@ -79,6 +86,8 @@ def generate(components: Components, requests: Sequence[GenerateRequest]) -> Ite
     a picture looks like does not depend on its neighbours.
     """
     resolved = [request.resolved(components.info) for request in requests]
+    for request in resolved:
+        check_controls(components.controlnet, request.controls)
     yield from draw(components, _jobs(components, resolved))
 
 
@@ -95,5 +104,7 @@ def _jobs(components: Components, requests: Sequence[GenerateRequest]) -> Iterat
         start = None
         if request.image is not None:
             start = start_from(components, request.image.image, request.size, request.mask)
-        # 3. A job for each seed.
-        yield from jobs_of(components, index, request, txt, start=start)
+        # 3. What steers it: control pictures.
+        controls = [steering_of(components, control, request.size) for control in request.controls]
+        # 4. A job for each seed.
+        yield from jobs_of(components, index, request, txt, start=start, controls=controls)

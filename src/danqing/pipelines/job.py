@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from danqing.models.rope import GridShape
+from danqing.pipelines.control import Window
 from danqing.pipelines.request import DrawRequest
 
 
@@ -27,6 +28,7 @@ class Settings:
     """Steps left out at its noisy end, where drawing starts from a picture."""
     references: tuple[GridShape, ...] = ()
     """Sizes of the frames behind the first: further layers that are drawn with it, then what is looked at."""
+    controls: tuple[Window, ...] = ()
     started: bool = False
     masked: bool = False
 
@@ -50,3 +52,5 @@ class Job:
     """1 where to draw; elsewhere the picture stays `known`."""
     references: Float[Tensor, "1 ref_seq channels"] | None = None
     """Latents of the pictures to look at."""
+    controls: tuple[Float[Tensor, "1 seq control_channels"], ...] = ()
+    """What a ControlNet reads, in the order of the settings' windows."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from danqing.conditioning.text import join
 from danqing.pipelines.components import Components
 from danqing.pipelines.job import Job
+from danqing.pipelines.steering import steering
 
 
 class Predict(Protocol):
@@ -33,12 +34,20 @@ def predict(components: Components, jobs: Sequence[Job], sigmas: Float[Tensor, "
     shapes = [settings.shape, *settings.references]
     found = [job.references for job in jobs if job.references is not None]
     references = torch.cat(found).to(components.device, dtype) if found else None
+    steer = steering(components.controlnet, model, jobs, sigmas, text)
 
     def network(latents: Tensor, index: int) -> tuple[Tensor, Tensor | None]:
         img = latents.to(dtype)
         if references is not None:
             img = torch.cat((img, references), dim=1)
-        out = model(img.repeat(copies, 1, 1), txt, table.at(index), shapes=shapes, lengths=text.lengths)
+        out = model(
+            img.repeat(copies, 1, 1),
+            txt,
+            table.at(index),
+            shapes=shapes,
+            lengths=text.lengths,
+            residual=None if steer is None else steer(latents, index),
+        )
         velocity = out[:, : latents.shape[1]].float()
         return (velocity[: len(jobs)], velocity[len(jobs) :]) if copies == 2 else (velocity, None)
 

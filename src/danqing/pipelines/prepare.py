@@ -9,12 +9,14 @@ from PIL import Image
 from torch import Tensor
 
 from danqing.conditioning.given import GivenPicture
-from danqing.conditioning.latents import mask_tokens, noise_tokens, pack, start_tokens
+from danqing.conditioning.latents import mask_tokens, noise_tokens, pack, sampled_tokens
 from danqing.conditioning.pictures import fitted_size, mask_latents, resized_pixels
 from danqing.conditioning.text import Conditioning
 from danqing.errors import RequestError
+from danqing.models.controlnet import ControlNet
 from danqing.models.rope import GridShape
 from danqing.pipelines.components import Components
+from danqing.pipelines.control import Control, Window
 from danqing.pipelines.job import Job, Settings
 from danqing.pipelines.request import DrawRequest
 
@@ -38,6 +40,21 @@ class Start:
     mask: Float[Tensor, "1 seq dim"] | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steering:
+    """A picture that a ControlNet reads: the posterior of its latents, or their mode alone, and its mask."""
+
+    window: Window
+    mean: Float[Tensor, "1 z lat_h lat_w"]
+    std: Float[Tensor, "1 z lat_h lat_w"] | None
+    keep: Float[Tensor, "1 seq 4"] | None
+    """1 where the picture is kept; its masked part is black to the ControlNet."""
+
+    def tokens(self, latents: Float[Tensor, "1 seq dim"]) -> Float[Tensor, "1 seq control_channels"]:
+        """Return packed latents of the picture as the ControlNet reads them, its mask behind them."""
+        return latents if self.keep is None else torch.cat((latents, self.keep), dim=2)
+
+
 @torch.no_grad()
 def reference_of(components: Components, picture: Image.Image, area: int) -> Reference:
     """Encode a picture at about `area` pixels in its own aspect; the mode of the posterior."""
@@ -52,19 +69,40 @@ def start_from(
 ) -> Start:
     """Encode a picture at (width, height) `size` to start from; raises where a mask lets draw nothing."""
     config = components.vae.config
-    mean, log_variance = components.vae.posterior(_pixels(components, picture, size))
-    shift = torch.tensor(config.latents_mean).view(1, -1, 1, 1)
-    scale = torch.tensor(config.latents_std).view(1, -1, 1, 1)
+    mean, std = _posterior(components, _pixels(components, picture, size))
     drawn = None
     if mask is not None:
         drawn = mask_latents(mask.image, size, config.spatial_ratio)
         if not drawn.any():
             raise RequestError(f"{mask.name}: expected white where to draw, found none; paint the mask white")
-    return Start(
-        mean=(mean.float().cpu() - shift) / scale,
-        std=(log_variance.float().cpu().clamp(*_LOG_VARIANCE) / 2).exp() / scale,
-        mask=None if drawn is None else mask_tokens(drawn, config.z_dim),
-    )
+    return Start(mean=mean, std=std, mask=None if drawn is None else mask_tokens(drawn, config.z_dim))
+
+
+@torch.no_grad()
+def steering_of(components: Components, control: Control, size: tuple[int, int]) -> Steering:
+    """Encode a control picture at (width, height) `size`; what its mask lets draw is black to the network.
+
+    The InstantX networks learned from samples of the posterior, the blockwise ones from its mode.
+    """
+    pixels = _pixels(components, control.picture.image, size)
+    keep = None
+    if control.mask is not None:
+        hole = mask_latents(control.mask.image, size, 1).bool().to(pixels.device)
+        pixels = pixels.masked_fill(hole, -1.0)
+        ratio = components.vae.config.spatial_ratio
+        keep = mask_tokens(1 - mask_latents(control.mask.image, size, ratio), 1)
+    mean, std = _posterior(components, pixels)
+    sampled = isinstance(components.controlnet, ControlNet)
+    return Steering(window=control.window, mean=mean, std=std if sampled else None, keep=keep)
+
+
+def _posterior(components: Components, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of normalised latents, fp32, on the CPU."""
+    mean, log_variance = components.vae.posterior(pixels)
+    shift = torch.tensor(components.vae.config.latents_mean).view(1, -1, 1, 1)
+    scale = torch.tensor(components.vae.config.latents_std).view(1, -1, 1, 1)
+    std = (log_variance.float().cpu().clamp(*_LOG_VARIANCE) / 2).exp()
+    return (mean.float().cpu() - shift) / scale, std / scale
 
 
 def jobs_of(
@@ -75,11 +113,12 @@ def jobs_of(
     *,
     references: Sequence[Reference] = (),
     start: Start | None = None,
+    controls: Sequence[Steering] = (),
 ) -> Iterator[Job]:
     """Yield a job for each seed of a resolved request, the `index`-th of its call.
 
-    `txt` holds the prompt and, where guidance is on, the negative prompt; they, the references and the start
-    are shared by all seeds, noise is each one's own.
+    `txt` holds the prompt and, where guidance is on, the negative prompt; they, the references, the
+    start and the controls are shared by all seeds, noise and samples are each one's own.
     """
     assert request.size is not None
     assert request.steps is not None
@@ -93,17 +132,14 @@ def jobs_of(
         solver=request.solver,
         skipped=0 if start is None else _skipped(request.steps, request.strength or 1.0),
         references=tuple(reference.shape for reference in references),
+        controls=tuple(control.window for control in controls),
         started=start is not None,
         masked=start is not None and start.mask is not None,
     )
     rows = [row[:length] for row, length in zip(txt.txt, txt.lengths, strict=True)]
     for number in range(request.count):
-        seed, known = request.seed + number, None
-        if start is None:
-            channels = components.vae.config.z_dim
-            noise = noise_tokens([seed], channels=channels, lat_h=2 * shape.height, lat_w=2 * shape.width)
-        else:
-            known, noise = start_tokens(start.mean, start.std, seed)
+        seed = request.seed + number
+        steered, known, noise = _drawn(components, shape, seed, start, controls)
         yield Job(
             index=index,
             request=replace(request, seed=seed, count=1),
@@ -115,7 +151,27 @@ def jobs_of(
             known=known,
             mask=None if start is None else start.mask,
             references=_looked_at(references, shape, known),
+            controls=steered,
         )
+
+
+def _drawn(
+    components: Components, shape: GridShape, seed: int, start: Start | None, controls: Sequence[Steering]
+) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor]:
+    """Return what ControlNets read, what drawing starts from and its noise, from one stream in this order."""
+    posteriors = [(one.mean, one.std) for one in controls if one.std is not None]
+    if start is not None:
+        posteriors.append((start.mean, start.std))
+    samples: list[Tensor] = []
+    if posteriors:
+        samples, noise = sampled_tokens(posteriors, seed)
+    else:
+        channels = components.vae.config.z_dim
+        noise = noise_tokens([seed], channels=channels, lat_h=2 * shape.height, lat_w=2 * shape.width)
+    known = None if start is None else samples.pop()
+    left = iter(samples)
+    steered = (one.tokens(pack(one.mean) if one.std is None else next(left)) for one in controls)
+    return tuple(steered), known, noise
 
 
 def steps_taken(request: DrawRequest) -> int:

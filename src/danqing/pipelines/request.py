@@ -145,6 +145,8 @@ def parameters(request: DrawRequest) -> dict[str, Any]:
 def _told(value: object) -> object:
     if isinstance(value, GivenPicture):
         return value.name
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _told(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, tuple | list):
         return [_told(item) for item in value]
     return value
