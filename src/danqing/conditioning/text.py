@@ -99,7 +99,8 @@ def encode_prompts_21(
     patches, grid_thw = picture_patches(vlm, [over_white(picture) for picture in references])
     # A patch of the conditioner covers the 16x16 pixels of one latent.
     shapes = [GridShape(*grid) for grid in grid_thw]
-    rows, before = [], ()
+    rows: list[Tensor] = []
+    before: tuple[int, ...] = ()
     for prompt in prompts:
         text = template.fill(prompt or " ", num_pictures=len(references))
         token_ids = picture_token_ids(vlm, tokenizer, text, grid_thw)

@@ -114,12 +114,12 @@ class Qwen3VisionTower(nn.Module):
         positions = patch_positions(grid_thw, self.config.merge_size)
         cos, sin = (table.to(x.device) for table in rope_table(positions, self.config.head_dim))
         segments = [(frames, rows * columns) for frames, rows, columns in grid_thw]
-        levels = {}
+        levels: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             x = block(x, cos, sin, segments)
             if index in self.config.deepstack_layers:
-                levels[index] = self.deepstack_merger_list[len(levels)](x)
-        return Seen(self.merger(x), list(levels.values()))
+                levels.append(self.deepstack_merger_list[len(levels)](x))
+        return Seen(self.merger(x), levels)
 
     def _positions(self, grid: tuple[int, int, int]) -> Tensor:
         """Stretch the table over one picture, bilinear with its corners on those of the picture."""

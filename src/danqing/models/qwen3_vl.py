@@ -36,19 +36,14 @@ class Qwen3VL(nn.Module):
         super().__init__()
         self.config = config
         self.has_vision, self.has_head = vision, head
-        self.model = nn.Module()
-        self.model.language_model = LanguageTower(config, qk_norm=True)
-        if vision:
-            self.model.visual = Qwen3VisionTower(config.vision)
+        self.model = _Towers(config, vision)
         if head and not config.tie_embeddings:
             self.lm_head = nn.Linear(config.dim, config.vocab_size, bias=False)
 
     @property
     def language(self) -> LanguageTower:
         """The language tower."""
-        tower = self.model.language_model
-        assert isinstance(tower, LanguageTower)
-        return tower
+        return self.model.language_model
 
     @property
     def device(self) -> torch.device:
@@ -138,3 +133,11 @@ class Qwen3VL(nn.Module):
         seen = self.model.visual(patches, grid_thw)
         places = token_ids == self.config.image_token
         return place_pictures(tokens, places, seen.features), Deepstack(places, seen.levels)
+
+
+class _Towers(nn.Module):
+    def __init__(self, config: Qwen3VLConfig, vision: bool) -> None:
+        super().__init__()
+        self.language_model = LanguageTower(config, qk_norm=True)
+        if vision:
+            self.visual = Qwen3VisionTower(config.vision)
