@@ -95,6 +95,8 @@ INFO = CheckpointInfo(
     steps=24,
     guidance=3.0,
     max_length=64,
+    reference_area=SIZE * SIZE,
+    vision_area=SIZE * SIZE,
     about="Being taught 300 things in four styles on coloured backgrounds; its card says how far it is.",
 )
 

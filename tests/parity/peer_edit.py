@@ -1,13 +1,13 @@
 """The reference's edit pipelines in memory, and the same checkpoints as folders that we read.
 
-Their pictures go through the reference's PIL processor, so torchvision is not needed. Areas can be shrunk:
-the reference has a megapixel in its code.
+Their pictures go through the reference's PIL processor, so torchvision is not needed. Areas can be smaller
+than those that the reference has in its code.
 """
 
 import importlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -73,20 +73,15 @@ def write_checkpoint(folder: Path, name: str, found: dict[str, object]) -> Path:
 
 
 @contextmanager
-def shrunk(share: float) -> Iterator[None]:
-    """Let the reference work at `share` of its areas during the block."""
-    patches = []
-    for name in MODULES:
-        module = importlib.import_module(f"diffusers.pipelines.qwenimage.pipeline_qwenimage_{name}")
+def areas(reference: int, vision: int) -> Iterator[None]:
+    """Let the reference scale pictures to these areas during the block, instead of those in its code."""
+    own = {1024 * 1024: reference, 384 * 384: vision}
+    with ExitStack() as stack:
+        for name in MODULES:
+            module = importlib.import_module(f"diffusers.pipelines.qwenimage.pipeline_qwenimage_{name}")
 
-        def smaller(area, ratio, whole=module.calculate_dimensions):
-            return whole(area * share, ratio)
+            def scaled(area, ratio, whole=module.calculate_dimensions):
+                return whole(own[area], ratio)
 
-        patches.append(mock.patch.object(module, "calculate_dimensions", smaller))
-    for patch in patches:
-        patch.start()
-    try:
+            stack.enter_context(mock.patch.object(module, "calculate_dimensions", scaled))
         yield
-    finally:
-        for patch in patches:
-            patch.stop()

@@ -20,7 +20,8 @@ from tests.tiny import with_batch
 diffusers = pytest.importorskip("diffusers")
 peer_edit = pytest.importorskip("tests.parity.peer_edit")
 
-SHARE = 1 / 16  # of the reference's megapixel
+SMALL = (256 * 256, 96 * 96)  # pixels of a picture for the autoencoder and for the conditioner
+RELEASED = (1024 * 1024, 384 * 384)
 SHORT, LONG = "make it green", "put the small red cat of the first picture on the mat of the second, 猫"
 SIZES = [(83, 61), (64, 96), (120, 40)]
 PICTURES = [picture(*size, seed) for seed, size in enumerate(SIZES)]
@@ -29,26 +30,26 @@ PLUS = "qwen-image-edit-2509", "qwen-image-edit-2511"
 
 @pytest.fixture(scope="module")
 def sides(peers, tmp_path_factory):
-    """Both sides of an edit checkpoint: the reference's components, and our model at a share of the areas."""
+    """Both sides of an edit checkpoint: the reference's components, and our model."""
 
     @cache
-    def make(name, share=SHARE):
+    def make(name, areas=SMALL):
         found = peer_edit.components(peers, name)
         folder = tmp_path_factory.mktemp("edit") / name
         model = danqing.load(peer_edit.write_checkpoint(folder, name, found), device="cpu", precision="fp32")
-        return found, shrunk_model(model, share)
+        return found, with_areas(model, areas)
 
     return make
 
 
-def shrunk_model(model, share):
+def with_areas(model, areas):
     info = model.info
-    areas = {field: round(getattr(info, field) * share) for field in ("reference_area", "vision_area")}
-    info = dataclasses.replace(info, min_side=32, **areas)
+    vision = areas[0] if info.edit_template == "edit" else areas[1]
+    info = dataclasses.replace(info, min_side=32, reference_area=areas[0], vision_area=vision)
     return danqing.Model(dataclasses.replace(model.components, info=info))
 
 
-def reference(pipeline, *, seed=0, steps=3, guidance=4.0, size=None, share=SHARE, **call):
+def reference(pipeline, *, seed=0, steps=3, guidance=4.0, size=None, areas=SMALL, **call):
     """Return the last latents and the picture of one run of a reference pipeline."""
     last = {}
 
@@ -58,7 +59,7 @@ def reference(pipeline, *, seed=0, steps=3, guidance=4.0, size=None, share=SHARE
 
     if size is not None:
         call.update(width=size[0], height=size[1])
-    with peer_edit.shrunk(share):
+    with peer_edit.areas(*areas):
         image = pipeline(
             **call,
             negative_prompt=" ",
@@ -220,11 +221,11 @@ def test_edit_inpaint(sides, watched, strength):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen-image-edit", *PLUS])
 def test_edit_at_the_released_areas(sides, watched, name):
-    found, model = sides(name, 1.0)
+    found, model = sides(name, RELEASED)
     pictures = PICTURES[:1] if name == "qwen-image-edit" else PICTURES[:2]
     call = {"image": pictures[0] if len(pictures) == 1 else pictures, "prompt": SHORT, "steps": 2}
     pipeline = peer_edit.pipeline(peer_edit.CLASSES[name], found)
-    expected = reference(pipeline, **call, size=(64, 64), share=1.0)
+    expected = reference(pipeline, **call, size=(64, 64), areas=RELEASED)
     ours = model.edit(pictures, SHORT, seed=0, steps=2, guidance=4.0, size=(64, 64))
     assert_same(watched[0], ours, expected)
 
@@ -233,12 +234,8 @@ def test_nano_edits_as_the_reference_does(tmp_path, watched):
     """`QwenImageEditPlusPipeline` over a copy of the shipped folder; the areas are nano's own."""
     write_released_copy(find_checkpoint("nano"), tmp_path)
     own = tmp_path / "danqing.json"
-    share = 128 * 128 / (1024 * 1024)
-    changed = {
-        "tasks": ["generate", "edit"],
-        "reference_area": 128 * 128,
-        "vision_area": round(384 * 384 * share),
-    }
+    areas = (128 * 128, 128 * 128)
+    changed = {"tasks": ["generate", "edit"], "reference_area": areas[0], "vision_area": areas[1]}
     own.write_text(json.dumps({**json.loads(own.read_text()), **changed}))
     model = danqing.load(tmp_path, device="cpu", precision="fp32")
     parts = dict(opened("QwenImagePipeline", tmp_path).components)
@@ -246,7 +243,7 @@ def test_nano_edits_as_the_reference_does(tmp_path, watched):
     pipeline = peer_edit.pipeline("QwenImageEditPlusPipeline", parts)
     pipeline.processor = peer_edit.picture_processor(parts["tokenizer"], model.components.picture_limits)
     expected = reference(
-        pipeline, image=pictures, prompt="make it green", steps=4, guidance=3.0, share=share, seed=2
+        pipeline, image=pictures, prompt="make it green", steps=4, guidance=3.0, areas=areas, seed=2
     )
     ours = model.edit(pictures, "make it green", steps=4, guidance=3.0, seed=2)
     assert ours.size == (128, 128)

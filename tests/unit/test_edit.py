@@ -109,10 +109,12 @@ def test_requests_in_any_batch_equal_those_alone(editor):
         EditRequest(pictures=(PICTURE, SECOND), prompt="x", seed=3),
         EditRequest(pictures=(SECOND, PICTURE), prompt="put both on one mat", seed=4, mask=MASK),
         EditRequest(pictures=(PICTURE,), prompt="darker", seed=5, strength=0.7, guidance=1.0),
+        EditRequest(pictures=(PICTURE,), prompt="darker", seed=6, mask=MASK, strength=0.8, size=(80, 64)),
     ]
     drawn = [one for progress in edit(editor.components, requests) for one in progress.drawn]
-    assert [one.index for one in drawn] == [0, 0, 1, 2, 3]
-    assert len({one.image.tobytes() for one in drawn}) == 5
+    assert [one.index for one in drawn] == [0, 0, 1, 2, 3, 4]
+    assert len({one.image.tobytes() for one in drawn}) == 6
+    assert [one.image.size for one in drawn[-2:]] == [(64, 32), (80, 64)]
     for one in drawn:
         (again,) = [d for progress in edit(editor.components, [one.request]) for d in progress.drawn]
         assert again.image.tobytes() == one.image.tobytes()
