@@ -59,8 +59,7 @@ _CLASSES: Final[dict[str, Sequence[str | None]]] = {
 class SceneFacts(NamedTuple):
     """What stands in each square of some scenes, as entries of a sparse table; squares count through all."""
 
-    count: int
-    """Scenes."""
+    scenes: int
     squares: Tensor
     """(entries,) square of each entry."""
     classes: Tensor
@@ -104,7 +103,7 @@ class SceneTokens(nn.Module):
         if self.training and self.noise:
             size = tokens.detach().float().square().mean(-1, keepdim=True).sqrt()
             tokens = tokens + self.noise * size * torch.randn_like(tokens)
-        return tokens.unflatten(0, (facts.count, -1))
+        return tokens.unflatten(0, (facts.scenes, -1))
 
 
 def scene_facts(scenes: Sequence[Scene], atlas: Atlas, grid: tuple[int, int] = GRID) -> SceneFacts:
@@ -120,10 +119,11 @@ def scene_facts(scenes: Sequence[Scene], atlas: Atlas, grid: tuple[int, int] = G
             for one in found:
                 classes += [one] * len(places)
         if scene.words is not None:
-            letters += [(square + index * size, *rest) for square, *rest in _letters(scene.words, grid)]
+            for square, letter, slot in _letters(scene.words, grid):
+                letters.append((square + index * size, letter, slot))
     written = torch.tensor(letters, dtype=torch.long).view(-1, 3)
     return SceneFacts(
-        count=len(scenes),
+        scenes=len(scenes),
         squares=torch.from_numpy(np.concatenate(squares)),
         classes=torch.tensor(classes),
         lettered=written[:, 0],
