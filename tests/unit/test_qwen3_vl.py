@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from danqing.conditioning.text import over_white
 from danqing.conditioning.tokenizer import Tokenizer
@@ -11,6 +12,7 @@ from danqing.errors import ConfigError, RequestError
 from danqing.models.qwen3_vision import Qwen3VisionConfig, Qwen3VisionTower
 from danqing.models.qwen3_vl import Qwen3VL, Qwen3VLConfig
 from danqing.models.vision import patchify
+from danqing.weights.build import build
 from tests.tiny import randomized
 
 VISION = Qwen3VisionConfig(
@@ -58,6 +60,40 @@ def vlm():
 def test_config_survives_json():
     assert Qwen3VLConfig.from_dict(CONFIG.to_dict()) == CONFIG
     assert Qwen3VLConfig.from_dict(Qwen3VLConfig().to_dict()) == Qwen3VLConfig()
+
+
+def test_released_config_of_transformers_4():
+    text = {
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "rms_norm_eps": 1e-06,
+        "rope_theta": 5000000,
+        "rope_scaling": {"mrope_interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default"},
+        "max_position_embeddings": 262144,
+        "vocab_size": 151936,
+        "attention_bias": False,
+        "eos_token_id": 151645,
+    }
+    vision = {"depth": 27, "hidden_size": 1152, "out_hidden_size": 4096, "hidden_act": "gelu_pytorch_tanh"}
+    released = {"image_token_id": 151655, "text_config": text, "vision_config": vision}
+    assert Qwen3VLConfig.from_dict(released) == Qwen3VLConfig()
+
+
+def test_a_folder_gives_only_the_parts_that_a_task_needs(tmp_path, vlm):
+    save_file(vlm.state_dict(), tmp_path / "model.safetensors")
+    lean = build(
+        lambda: Qwen3VL(CONFIG, vision=False, head=False),
+        tmp_path,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        unused=("model.visual.", "lm_head."),
+    )
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(lean.features(ids), vlm.features(ids))
 
 
 def test_frequencies_take_turns():
