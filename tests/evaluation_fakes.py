@@ -42,7 +42,7 @@ class FakePainter:
     def request(self, item: Item, seed: int) -> Mapping[str, Any]:
         return {"prompt": item.prompt, "seed": seed}
 
-    def draw(self, items: Sequence[Item], seed: int) -> list[Image.Image]:
+    def answer(self, items: Sequence[Item], seed: int) -> list[Image.Image]:
         self.calls.append([item.prompt for item in items])
         for item in items:
             if "refuse" in item.tags:

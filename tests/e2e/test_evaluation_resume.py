@@ -65,12 +65,12 @@ def test_nano_is_drawn_once_and_as_generate_draws_it(tmp_path):
         for colour in ("red", "blue")
     ]
     with Store.open(tmp_path / "store.sqlite") as store:
-        assert run(plan(items, system, [0, 1], store), store).drawn == 4
+        assert run(plan(items, system, [0, 1], store), store).made == 4
         again = plan(items, ModelSystem(model, steps=2), [0, 1], store)
         assert (again.there, again.missing) == (4, ())
         assert again.seconds > 0
         assert len(plan(items, ModelSystem(model, steps=3), [0, 1], store).missing) == 4
-        picture = store.picture(again.tasks[2].key).image
+        picture = store.kept(again.tasks[2].key).made
         judge = FakeJudge()
         assert score(items, system, [0, 1], judge, store) == 4
     assert (again.tasks[2].item, again.tasks[2].seed) == (items[0], 1)
@@ -98,4 +98,4 @@ def _kill_when(process: subprocess.Popen, log: Path, painted: float) -> None:
 def _created(path: Path) -> dict[str, float]:
     """Return when each picture of a store was kept."""
     with Store.open(path, readonly=True) as store:
-        return dict(store._connection.execute("SELECT key, created FROM pictures"))
+        return dict(store._connection.execute("SELECT key, created FROM answers"))

@@ -14,7 +14,8 @@ from danqing.conditioning.tokenizer_training import train_tokenizer
 from danqing.data.atlas import packaged_atlas
 from danqing.data.world import Prompt, held_out_prompts, render
 from danqing.errors import DataError
-from danqing.evaluation.gate import floor, measure, measure_drawing, weights_digest
+from danqing.evaluation.digests import weights_digest
+from danqing.evaluation.gate import floor, measure, measure_drawing
 from danqing.evaluation.reconstruction import reconstruction
 from danqing.evaluation.sheets import captioned_sheet
 from danqing.evaluation.statistics import Rate

@@ -64,7 +64,7 @@ def made(tmp_path_factory):
             Entrant.of(POOR, "baseline"),
             Entrant.of(PERFECT, "ceiling"),
         ]
-        results = read_results(store, rows=ROWS, entrants=entrants, judge=(JUDGE.name, JUDGE.version))
+        results = read_results(store, rows=ROWS, entrants=entrants, judges=[(JUDGE.name, JUDGE.version)])
         yield make_report(results, title="Pages & colours", commands=["danqing evaluate"]), results
 
 

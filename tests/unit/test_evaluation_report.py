@@ -35,7 +35,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(store):
-    results = read_results(store, rows=ROWS, entrants=ENTRANTS, judge=WHO)
+    results = read_results(store, rows=ROWS, entrants=ENTRANTS, judges=[WHO])
     return make_report(results, title="Pages", commands=["danqing evaluate"], notes=["a note"])
 
 
@@ -65,13 +65,15 @@ def test_a_better_system_is_separated_and_an_equal_one_is_not(report, store):
     assert report.rows[0].comparisons["poor"].separated
     assert report.rows[0].comparisons["poor"].common == 59
     twin = dataclasses.replace(ENTRANTS[0], label="twin", role="baseline")
-    same = make_report(read_results(store, rows=ROWS, entrants=[ENTRANTS[0], twin], judge=WHO), title="Twins")
+    same = make_report(
+        read_results(store, rows=ROWS, entrants=[ENTRANTS[0], twin], judges=[WHO]), title="Twins"
+    )
     assert not same.rows[0].comparisons["twin"].separated
     assert "+0.000 [+0.000, +0.000], not separated" in str(same)
 
 
 def test_p_values_allow_for_the_number_of_rows(report, store):
-    alone = read_results(store, rows=ROWS, entrants=ENTRANTS, judge=WHO, items=colour_items(12, "other"))
+    alone = read_results(store, rows=ROWS, entrants=ENTRANTS, judges=[WHO], items=colour_items(12, "other"))
     single = make_report(alone, title="One row").rows[0].comparisons["poor"]
     among = report.rows[1].comparisons["poor"]
     assert (single.difference, single.low) == (among.difference, among.low)
@@ -84,7 +86,7 @@ def test_the_mean_takes_the_rows_that_count(report):
 
 
 def test_a_report_can_be_of_some_items_and_seeds(store):
-    some = read_results(store, rows=ROWS, entrants=ENTRANTS, judge=WHO, items=colour_items(2), seeds=[1])
+    some = read_results(store, rows=ROWS, entrants=ENTRANTS, judges=[WHO], items=colour_items(2), seeds=[1])
     report = make_report(some, title="Some")
     assert [row.name for row in report.rows] == ["background"]
     assert report.rows[0].cells["good"].expected == 2
@@ -95,7 +97,7 @@ def test_a_value_over_all_seeds_of_an_item(store):
         return float(len({answer.atoms[0].seen for answer in answers}) == 1)
 
     rows = (dataclasses.replace(ROWS[0], over_seeds=agreement), ROWS[1])
-    results = read_results(store, rows=rows, entrants=ENTRANTS, judge=WHO)
+    results = read_results(store, rows=rows, entrants=ENTRANTS, judges=[WHO])
     assert len(results.observations(ENTRANTS[0], rows[0])) == 60
     row = make_report(results, title="Agreement").rows[0]
     assert row.cells["perfect"].interval.mean == 1
@@ -116,18 +118,18 @@ def test_programs_read_the_report_as_json_and_csv(report):
 
 def test_what_does_not_fit_is_refused(store):
     with pytest.raises(DataError, match="rows background, found other"):
-        read_results(store, rows=ROWS[:1], entrants=ENTRANTS, judge=WHO)
+        read_results(store, rows=ROWS[:1], entrants=ENTRANTS, judges=[WHO])
     with pytest.raises(DataError, match="a label of their own"):
-        read_results(store, rows=ROWS, entrants=[ENTRANTS[0]] * 2, judge=WHO)
+        read_results(store, rows=ROWS, entrants=[ENTRANTS[0]] * 2, judges=[WHO])
     with pytest.raises(DataError, match="expected a system of this store"):
-        read_results(store, rows=ROWS, entrants=[dataclasses.replace(ENTRANTS[0], version="9")], judge=WHO)
+        read_results(store, rows=ROWS, entrants=[dataclasses.replace(ENTRANTS[0], version="9")], judges=[WHO])
     wrong = (dataclasses.replace(ROWS[0], value=lambda answer: 2.0), ROWS[1])
     with pytest.raises(DataError, match="expected a value from 0 to 1, found 2"):
-        make_report(read_results(store, rows=wrong, entrants=ENTRANTS, judge=WHO), title="Wrong")
+        make_report(read_results(store, rows=wrong, entrants=ENTRANTS, judges=[WHO]), title="Wrong")
 
 
 def test_what_is_not_judged_yet_is_no_answer(store):
-    results = read_results(store, rows=ROWS, entrants=ENTRANTS, judge=("another judge", "1"))
+    results = read_results(store, rows=ROWS, entrants=ENTRANTS, judges=[("another judge", "1")])
     report = make_report(results, title="Unjudged")
     assert report.rows[0].cells["good"].judged == 0
     assert report.rows[0].cells["good"].interval is None
@@ -135,4 +137,4 @@ def test_what_is_not_judged_yet_is_no_answer(store):
 
 
 def _observations(store):
-    return read_results(store, rows=ROWS, entrants=ENTRANTS, judge=WHO).observations(ENTRANTS[0], ROWS[0])
+    return read_results(store, rows=ROWS, entrants=ENTRANTS, judges=[WHO]).observations(ENTRANTS[0], ROWS[0])

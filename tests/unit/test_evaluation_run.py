@@ -23,13 +23,13 @@ def test_what_is_there_is_not_drawn_again(store):
     assert (len(wanted.tasks), len(wanted.missing), wanted.there) == (10, 10, 0)
     assert painter.calls == []
     done = run(wanted, store, batch=2, tell=lambda *told_: told.append(told_))
-    assert done.drawn == 10
+    assert done.made == 10
     assert [len(call) for call in painter.calls] == [2, 2, 1, 2, 2, 1]
     assert told[0] == (2, 10, "background")
     assert told[-1] == (10, 10, "background")
     more = plan(colour_items(7), painter, [0, 1], store)
     assert (more.there, len(more.missing)) == (10, 4)
-    assert "14 pictures wanted, 10 there, 4 to draw" in str(more)
+    assert "14 answers wanted, 10 there, 4 to make" in str(more)
     run(more, store)
     assert {attempt.state for attempt in store.attempts()} == {"ok"}
     assert len(store.attempts()) == len({attempt.key for attempt in store.attempts()}) == 14
@@ -63,13 +63,13 @@ def test_a_refusal_is_an_outcome_and_a_failure_is_tried_again(store):
     items[2] = dataclasses.replace(items[2], tags={"fail": ""})
     painter = FakePainter()
     done = run(plan(items, painter, [0], store), store)
-    assert (done.drawn, done.refused, done.failed) == (2, 1, 1)
+    assert (done.made, done.refused, done.failed) == (2, 1, 1)
     again = plan(items, painter, [0], store)
     assert (again.there, again.refused, [task.item for task in again.missing]) == (2, 1, [items[2]])
     reasons = [attempt.reason for attempt in store.attempts() if attempt.state != "ok"]
     assert reasons == ["the painter does not paint this", "the painter is ill"]
     items[2] = dataclasses.replace(items[2], tags={})
-    assert run(plan(items, painter, [0], store), store).drawn == 1
+    assert run(plan(items, painter, [0], store), store).made == 1
 
 
 def test_scoring_judges_once_and_never_draws(store):
@@ -117,9 +117,9 @@ def test_the_same_item_twice_is_a_mistake(store):
 
 def test_a_system_that_draws_too_few_is_stopped(store):
     class FakeIdler(FakePainter):
-        def draw(self, items, seed):
-            return super().draw(items, seed)[1:]
+        def answer(self, items, seed):
+            return super().answer(items, seed)[1:]
 
-    with pytest.raises(DataError, match="expected 2 pictures, found 1"):
+    with pytest.raises(DataError, match="expected 2 answers, found 1"):
         run(plan(colour_items(2), FakeIdler(), [0], store), store)
     assert store.attempts() == []

@@ -8,7 +8,7 @@ from PIL import Image
 
 from danqing.errors import DataError
 from danqing.evaluation.items import Atom, Clause, Item
-from danqing.evaluation.store import Store, Task, picture_key
+from danqing.evaluation.store import Store, Task, answer_key
 from tests.evaluation_fakes import FakeJudge, FakePainter
 
 ITEM = Item(row="background", prompt="a red page", include=(Clause(background="red"),))
@@ -17,7 +17,7 @@ PAINTER, JUDGE = FakePainter(), FakeJudge()
 
 def task(item: Item = ITEM, seed: int = 0) -> Task:
     request = PAINTER.request(item, seed)
-    return Task(item=item, seed=seed, key=picture_key(PAINTER, request), request=request)
+    return Task(item=item, seed=seed, key=answer_key(PAINTER, request), request=request)
 
 
 @pytest.fixture
@@ -29,26 +29,26 @@ def store(tmp_path):
 
 def test_a_picture_comes_back_as_it_was(store):
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 4), np.uint8)
-    store.add_pictures([(task(), Image.fromarray(pixels))], 1.5)
-    found = store.picture(task().key)
-    assert np.array_equal(np.asarray(found.image), pixels)
+    store.add_answers([(task(), Image.fromarray(pixels))], 1.5)
+    found = store.kept(task().key)
+    assert np.array_equal(np.asarray(found.made), pixels)
     assert found.seconds == 1.5
     assert store.digests([task().key, "other"]) == {task().key: found.digest}
-    with pytest.raises(DataError, match="expected a picture with key other"):
-        store.picture("other")
+    with pytest.raises(DataError, match="expected an answer with key other"):
+        store.kept("other")
 
 
 def test_equal_pixels_are_kept_once(store):
     two = [task(), task(seed=1)]
-    store.add_pictures([(one, Image.new("RGB", (4, 4), "red")) for one in two], 1.0)
+    store.add_answers([(one, Image.new("RGB", (4, 4), "red")) for one in two], 1.0)
     assert len(set(store.digests([one.key for one in two]).values())) == 1
     assert store._connection.execute("SELECT COUNT(*) FROM blobs").fetchone() == (1,)
     assert store.seconds([one.key for one in two]) == [0.5, 0.5]
 
 
 def test_scores_belong_to_a_picture_an_item_and_a_judge(store):
-    store.add_pictures([(task(), Image.new("RGB", (4, 4), "red"))], 1.0)
-    digest = store.picture(task().key).digest
+    store.add_answers([(task(), Image.new("RGB", (4, 4), "red"))], 1.0)
+    digest = store.kept(task().key).digest
     atoms = (Atom(name="background", value=1.0, wanted="red", seen="red"),)
     store.add_scores(JUDGE, [(digest, ITEM.id, atoms)], 0.1)
     assert store.scores(JUDGE.name, JUDGE.version) == {(digest, ITEM.id): atoms}
@@ -81,7 +81,7 @@ def test_pictures_drawn_together_are_all_there_or_none(store):
     broken = Task(item=ITEM, seed=3, key="broken", request={"seed": object()})
     page = Image.new("RGB", (4, 4))
     with pytest.raises(TypeError):
-        store.add_pictures([(task(), page), (broken, page)], 1.0)
+        store.add_answers([(task(), page), (broken, page)], 1.0)
     assert store.digests([task().key]) == {}
     assert store.attempts() == []
     assert store._connection.execute("SELECT COUNT(*) FROM blobs").fetchone() == (0,)
@@ -90,7 +90,7 @@ def test_pictures_drawn_together_are_all_there_or_none(store):
 def test_others_read_while_one_writes(store, tmp_path):
     path = tmp_path / "runs" / "store.sqlite"
     with Store.open(path, readonly=True) as reader, store._write() as writing:
-        writing.execute("INSERT INTO blobs VALUES ('half', x'00')")
+        writing.execute("INSERT INTO blobs VALUES ('half', x'00', 'png')")
         assert reader.systems() == [(PAINTER.name, PAINTER.version)]
     with Store.open(path, readonly=True) as reader, pytest.raises(DataError, match="readonly"):
         reader.add_refusal(task(), "failed", "")
@@ -121,5 +121,5 @@ def test_a_store_of_another_version_is_refused(tmp_path):
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(DataError, match="expected version 1 of the store, found 99"):
+    with pytest.raises(DataError, match="expected version 2 of the store, found 99"):
         Store.open(path)

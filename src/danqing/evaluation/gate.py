@@ -5,7 +5,6 @@ only. Its ceiling is what it reads off the true renders, plain and through the m
 floor is how often the same readings fit other prompts.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -26,6 +24,7 @@ from danqing.conditioning.images import to_pictures, to_pixels
 from danqing.data.atlas import Atlas, packaged_atlas
 from danqing.data.concepts import concepts
 from danqing.data.world import Prompt, held_out_prompts, render
+from danqing.evaluation.digests import weights_digest
 from danqing.evaluation.reconstruction import restore
 from danqing.evaluation.sheets import captioned_sheet
 from danqing.evaluation.statistics import Rate
@@ -38,7 +37,6 @@ Draw = Callable[[GenerateRequest], Image.Image]
 
 SHEET_PICTURES: Final = 24
 _MARK: Final = "gate"  # PNG text that holds what drew a picture
-_SAMPLED: Final = 16  # values of each tensor that tell one set of weights from another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,17 +200,6 @@ def floor(seen: Sequence[Verdict], prompts: Sequence[Prompt]) -> Floor:
         object=share([v.concept for v in seen], [p.concept for p in prompts]),
         background=share([v.background for v in seen], [p.background for p in prompts]),
     )
-
-
-def weights_digest(model: Model) -> str:
-    """Return twelve hexadecimal digits that change when the weights do, from a few values of each tensor."""
-    digest = hashlib.sha256()
-    parts = model.components
-    for part in (parts.transformer, parts.vae, parts.vlm):
-        for name, tensor in part.state_dict().items():
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.flatten()[:_SAMPLED].to("cpu", torch.float32).numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def _draw_all(

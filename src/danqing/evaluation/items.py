@@ -1,20 +1,26 @@
-"""What is asked for, who draws it, and what a judge says of it.
+"""What is asked for, who answers it, and what a judge says of the answer.
 
-An item is a prompt with its truth in the clause form of GenEval (Ghosh et al. 2023): what a right picture
-includes and excludes, fact by fact. Nothing here knows how pictures are drawn or looked at.
+An item is a prompt with its truth in the clause form of GenEval (Ghosh et al. 2023): what a right picture, or
+a right description of one, includes and excludes, fact by fact. Nothing here knows how answers are made or
+looked at.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Literal, Protocol, Self
 
 from PIL import Image
 
 from danqing.errors import DataError
 
 RELATIONS: Final = ("left", "right", "above", "below", "inside", "front", "between")
+
+Ability = Literal["draw", "edit", "describe"]
+"""Draw a prompt, change a picture as an instruction says, or answer a question about a picture in words."""
+Made = Image.Image | str
+"""What answers an item: a picture, or a text where words are asked for."""
 
 Position = tuple[str, int] | tuple[str, int, int]
 """A relation and the index of the clause it refers to, or of both for "between"."""
@@ -70,7 +76,13 @@ class Item:
     row: str
     """Name of the row of the table in which the item counts."""
     prompt: str
+    """What to draw, the instruction of an edit, or a question; a description is asked for by an empty one."""
     language: str = "en"
+    ability: Ability = "draw"
+    source: str = ""
+    """Name of the picture that an edit or a question is about, as a store keeps it."""
+    answer: str = ""
+    """The true answer to a question."""
     include: tuple[Clause, ...] = ()
     exclude: tuple[Clause, ...] = ()
     """Clauses of which none may hold."""
@@ -79,19 +91,22 @@ class Item:
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Free words for tables by part; a judge does not look at them."""
     cluster: str = ""
-    """Items with the same name are resampled together; by default the prompt."""
+    """Items with the same name are resampled together; by default the prompt, with its picture."""
     id: str = field(init=False, default="")
     """Sixteen hexadecimal digits of everything that is asked and judged; tags and cluster are not in it."""
 
     def __post_init__(self) -> None:
-        if not self.prompt.strip() or not self.row:
+        wordless = not self.prompt.strip() and self.ability != "describe"
+        if wordless or not self.row:
             raise DataError(
                 f"expected an item with a row and a prompt, found {self.row!r} and {self.prompt!r}"
             )
+        if (self.ability == "draw") == bool(self.source):
+            raise DataError(f"expected a source for an edit or a question alone, found {self.source!r}")
         for clauses in (self.include, self.exclude, *self.readings):
             _check_positions(clauses)
         content = {key: value for key, value in self._content().items() if key not in ("tags", "cluster")}
-        object.__setattr__(self, "cluster", self.cluster or self.prompt)
+        object.__setattr__(self, "cluster", self.cluster or f"{self.prompt}{self.source}")
         object.__setattr__(self, "id", content_key(content)[:16])
 
     def to_json(self) -> dict[str, Any]:
@@ -112,7 +127,9 @@ class Item:
         )
 
     def _content(self) -> dict[str, Any]:
+        about = {"ability": self.ability, "source": self.source, "answer": self.answer}
         return {
+            **({} if self.ability == "draw" else about),  # an item to draw keeps the id it always had
             "row": self.row,
             "prompt": self.prompt,
             "language": self.language,
@@ -129,11 +146,13 @@ class Atom:
     """What a judge says of one fact of an item."""
 
     name: str
-    """Kind of fact: object, count, colour, position, words, background, style."""
+    """Kind of fact: object, count, colour, position, words, background, style, answer, outside..."""
     value: float
     """From 0, not met, to 1, met."""
     wanted: str
     seen: str
+    measure: float | None = None
+    """What was measured, in the unit of the fact, where the value only says whether it is enough."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.value <= 1:
@@ -141,11 +160,12 @@ class Atom:
 
     def to_json(self) -> dict[str, Any]:
         """Return the atom as JSON has it."""
-        return {"name": self.name, "value": self.value, "wanted": self.wanted, "seen": self.seen}
+        said = {"name": self.name, "value": self.value, "wanted": self.wanted, "seen": self.seen}
+        return said if self.measure is None else {**said, "measure": self.measure}
 
 
 class System(Protocol):
-    """Anything that draws items: a model, a baseline, the true renders."""
+    """Anything that answers items: a model, a baseline, the true renders."""
 
     @property
     def name(self) -> str:
@@ -153,24 +173,24 @@ class System(Protocol):
 
     @property
     def version(self) -> str:
-        """Digest of its weights and settings: another version may draw other pictures."""
+        """Digest of its weights and settings: another version may answer otherwise."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """What a reader wants to know of it: size, steps, guidance, weights."""
 
     def request(self, item: Item, seed: int) -> Mapping[str, Any]:
-        """Return all that decides the picture of an item, as JSON; equal requests share one picture."""
+        """Return all that decides the answer to an item, as JSON; equal requests share one answer."""
 
-    def draw(self, items: Sequence[Item], seed: int) -> list[Image.Image]:
-        """Draw one picture for each item.
+    def answer(self, items: Sequence[Item], seed: int) -> Sequence[Made]:
+        """Return one picture, or text where words are asked for, for each item.
 
         Raises RequestError when it refuses an item, another DanqingError when it fails.
         """
 
 
 class Judge(Protocol):
-    """Anything that looks at a picture and says which facts of an item it shows."""
+    """Anything that looks at an answer and says which facts of an item it has right."""
 
     @property
     def name(self) -> str:
@@ -180,8 +200,8 @@ class Judge(Protocol):
     def version(self) -> str:
         """Another version may say something else."""
 
-    def judge(self, picture: Image.Image, item: Item) -> tuple[Atom, ...]:
-        """Say what the picture shows of each fact of the item."""
+    def judge(self, made: Made, item: Item) -> tuple[Atom, ...]:
+        """Say what the answer shows of each fact of the item."""
 
 
 def content_key(content: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from danqing.data.concepts import concepts
-from danqing.evaluation.items import Atom, Clause, Item
+from danqing.evaluation.items import Atom, Clause, Item, Made
 from danqing.scoring.ocr import Reader, words_match
 from danqing.scoring.reading import Found, Reading, SceneReader, packaged_reader, stands
 
@@ -30,9 +30,18 @@ class SceneJudge:
         """Digest of the detector's weights, and the version of these rules."""
         return f"{self._reader.version}-1"
 
-    def judge(self, picture: Image.Image, item: Item) -> tuple[Atom, ...]:
+    def judge(self, made: Made, item: Item) -> tuple[Atom, ...]:
         """Return one atom a fact; of an ambiguous item, those of the reading that the picture meets best."""
-        reading = self._reader.read([np.asarray(picture.convert("RGB"))])[0]
+        if isinstance(made, str):
+            raise TypeError(f"expected a picture for {item.row}, found a text")
+        return self.facts(self.read(made), made, item)
+
+    def read(self, picture: Image.Image) -> Reading:
+        """Return what is seen in a picture."""
+        return self._reader.read([np.asarray(picture.convert("RGB"))])[0]
+
+    def facts(self, reading: Reading, picture: Image.Image, item: Item) -> tuple[Atom, ...]:
+        """Return the atoms of a picture that was read; the picture itself is for its words."""
         choices = [self._atoms(reading, picture, clauses) for clauses in item.readings or (item.include,)]
         best = max(choices, key=lambda atoms: sum(atom.value for atom in atoms) / max(len(atoms), 1))
         absent = tuple(_absent(reading, clause) for clause in item.exclude if clause.concept is not None)

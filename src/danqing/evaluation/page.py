@@ -1,4 +1,4 @@
-"""One offline HTML page of an evaluation: table, bars, pictures with failures first, methods."""
+"""One offline HTML page of an evaluation: table, bars, answers with failures first, methods."""
 
 import base64
 import io
@@ -27,25 +27,36 @@ _MET_SHARE: Final = 4  # one picture in so many shows what went right, where any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """One picture of the page."""
+    """One answer of the page; pictures are data URIs."""
 
     prompt: str
     language: str
     seed: int
+    source: str | None
+    """The picture that an edit or a question is about."""
     picture: str | None
-    """A data URI; None when the system refused or failed."""
+    """What was drawn; None for a text, and when the system refused or failed."""
     truth: str | None
-    """The picture of the first ceiling, as a data URI."""
+    """The picture of the first ceiling."""
+    said: str
+    """What was answered in words."""
+    wanted: str
+    """The words of the first ceiling."""
     atoms: tuple[Atom, ...]
     met: bool
     state: str
     reason: str
-    """Why there is no picture."""
+    """Why there is no answer."""
+
+    @property
+    def weight(self) -> int:
+        """Bytes of its pictures."""
+        return sum(len(picture or "") for picture in (self.source, self.picture, self.truth))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gallery:
-    """The pictures of one row."""
+    """The answers of one row."""
 
     name: str
     title: str
@@ -116,7 +127,7 @@ def _bars(report: Report, row: RowReport) -> list[Bar]:
     bars = []
     for column in report.columns:
         interval = row.cells[column.label].interval
-        if column.role == "ceiling" or interval is None:
+        if column.role == "ceiling" or interval is None or row.unit:
             continue
         low, high = _share(interval.low), _share(interval.high)
         spoken = "; ".join([f"{column.label} {_share(interval.mean)}, 95 % interval {low} to {high}", *marks])
@@ -125,11 +136,12 @@ def _bars(report: Report, row: RowReport) -> list[Bar]:
 
 
 def _galleries(report: Report, results: Results, per_row: int, limit: int) -> list[Gallery]:
-    """Return the pictures of every row; each row gets an equal part of the bytes that are left."""
+    """Return the answers of every row of shares; each gets an equal part of the bytes that are left."""
     galleries = []
     rows = {row.name: row for row in results.rows}
-    for index, told in enumerate(report.rows):
-        room = limit // (len(report.rows) - index)
+    shown = [told for told in report.rows if not told.unit]
+    for index, told in enumerate(shown):
+        room = limit // (len(shown) - index)
         gallery, used = _gallery(told, results, rows[told.name], per_row, room)
         limit -= used
         if gallery.cards:
@@ -144,19 +156,18 @@ def _gallery(told: RowReport, results: Results, row: Row, per_row: int, room: in
     met = [pair for pair in valued if pair[1] == 1]
     kept = max(per_row - len(met), per_row - per_row // _MET_SHARE)
     ceiling = next((entrant for entrant in results.entrants if entrant.role == "ceiling"), None)
-    drawn = [] if ceiling is None else [one for one in results.of(ceiling, row) if one.drawn]
-    truths = {(one.item.id, one.seed): one for one in drawn}
-    any_seed = {one.item.id: one for one in reversed(drawn)}
+    there = [] if ceiling is None else [one for one in results.of(ceiling, row) if one.there]
+    truths = {(one.item.id, one.seed): one for one in there}
+    any_seed = {one.item.id: one for one in reversed(there)}
     cards: list[Card] = []
     used = 0
     for answer, value in (missed[:kept] + met)[:per_row]:
         name = answer.item.id
         card = _card(answer, value, truths.get((name, answer.seed), any_seed.get(name)))
-        size = len(card.picture or "") + len(card.truth or "")
-        if used + size > room:
+        if used + card.weight > room:
             break
         cards.append(card)
-        used += size
+        used += card.weight
     shown = Gallery(
         name=told.name,
         title=told.title,
@@ -169,10 +180,11 @@ def _gallery(told: RowReport, results: Results, row: Row, per_row: int, room: in
 
 
 def _valued(answers: Sequence[Answer], row: Row) -> list[tuple[Answer, float]]:
-    """Return answers and what they came to, worst first; one without a picture is worse than any."""
+    """Return answers and what they came to, worst first; a missing one is worse than any."""
     asked = [one for one in answers if one.state in ("judged", "refused", "failed")]
     if row.over_seeds is None:
-        pairs = [(one, row.value(one) if one.state == "judged" else -1.0) for one in asked]
+        values_of = [row.value(one) if one.state == "judged" else -1.0 for one in asked]
+        pairs = [(one, value) for one, value in zip(asked, values_of, strict=True) if value is not None]
         return sorted(pairs, key=lambda pair: (pair[1], pair[0].seed, pair[0].item.id))
     together: dict[str, list[Answer]] = {}
     for one in asked:
@@ -186,16 +198,22 @@ def _valued(answers: Sequence[Answer], row: Row) -> list[tuple[Answer, float]]:
 
 
 def _card(answer: Answer, value: float, truth: Answer | None) -> Card:
+    item = answer.item
+    made = answer.made if answer.there else None
+    right = None if truth is None else truth.made
     return Card(
-        prompt=answer.item.prompt,
-        language=answer.item.language,
+        prompt=item.prompt or "Describe the picture.",
+        language=item.language if item.prompt else "en",
         seed=answer.seed,
-        picture=_thumbnail(answer.image) if answer.drawn else None,
-        truth=None if truth is None else _thumbnail(truth.image),
+        source=_thumbnail(answer.store.source(item.source)) if item.source else None,
+        picture=_thumbnail(made) if isinstance(made, Image.Image) else None,
+        truth=_thumbnail(right) if isinstance(right, Image.Image) else None,
+        said=made if isinstance(made, str) else "",
+        wanted=right if isinstance(right, str) else "",
         atoms=answer.atoms,
         met=value == 1,
         state=answer.state,
-        reason="" if answer.drawn else answer.reason,
+        reason="" if answer.there else answer.reason,
     )
 
 
@@ -212,7 +230,7 @@ def _data_uri(kind: str, content: bytes) -> str:
 
 
 def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "–" if value is None else f"{value:.3f}".replace("-", "−")
 
 
 def _signed(value: float) -> str:

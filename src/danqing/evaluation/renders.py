@@ -1,22 +1,25 @@
-"""Systems that draw the truth: pasted sprites, the same through an autoencoder, or blurred."""
+"""Systems that answer with the truth: pasted sprites, the same through an autoencoder, or blurred; words."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from danqing.conditioning.images import to_pictures, to_pixels
 from danqing.data.atlas import Atlas
+from danqing.data.language import caption
 from danqing.data.world import Scene, render
 from danqing.errors import RequestError
-from danqing.evaluation.items import Item, content_key
+from danqing.evaluation.digests import atlas_digest
+from danqing.evaluation.items import Item, Made, content_key
 from danqing.evaluation.reconstruction import restore
 from danqing.models.vae import VAE
 
 Finish = Callable[[Image.Image], Image.Image]
 SceneOf = Callable[[Item, int], Scene | None]
+SIDE: Final = 128
+"""Pixels a side of true renders."""
 
 
 class RenderSystem:
@@ -28,7 +31,7 @@ class RenderSystem:
         scene_of: SceneOf,
         atlas: Atlas,
         *,
-        size: int = 128,
+        size: int = SIDE,
         finish: Finish | None = None,
         finish_version: str = "",
     ) -> None:
@@ -51,14 +54,18 @@ class RenderSystem:
         """Return what decides the picture: the item, since two scenes may share a prompt, and the seed."""
         return {"item": item.id, "seed": seed}
 
-    def draw(self, items: Sequence[Item], seed: int) -> list[Image.Image]:
-        """Render the scenes; raises RequestError for an item without one."""
+    def answer(self, items: Sequence[Item], seed: int) -> list[Made]:
+        """Render the scenes, or word them; raises RequestError for an item without one."""
         return [self._one(item, seed) for item in items]
 
-    def _one(self, item: Item, seed: int) -> Image.Image:
+    def _one(self, item: Item, seed: int) -> Made:
+        if item.answer:
+            return item.answer
         scene = self._scene_of(item, seed)
         if scene is None:
             raise RequestError(f"expected an item with a scene, found {item.prompt!r}")
+        if item.ability == "describe":
+            return caption(scene, item.language, np.random.default_rng(int(item.id, 16)), length="full")
         picture = Image.fromarray(render(scene, self._atlas, self._size))
         return picture if self._finish is None else self._finish(picture)
 
@@ -71,13 +78,3 @@ def through(vae: VAE) -> Finish:
 def blurred(picture: Image.Image) -> Image.Image:
     """Return a picture blurred by one pixel."""
     return picture.filter(ImageFilter.GaussianBlur(1.0))
-
-
-def atlas_digest(atlas: Atlas) -> str:
-    """Return twelve hexadecimal digits that change when the sprites do, from one of each concept."""
-    digest = hashlib.sha256()
-    for code in atlas.codes:
-        for style in atlas.styles_of(code)[:1]:
-            digest.update(f"{code}{style}".encode())
-            digest.update(atlas.sprite(code, style).tobytes())
-    return digest.hexdigest()[:12]

@@ -25,20 +25,20 @@ class Cell:
     """One system in one row."""
 
     interval: Interval | None
-    """Over the judged pictures; None without any."""
+    """Over the judged answers; None without any."""
     zero: float | None
-    """The mean when everything without a picture counts as 0."""
+    """The mean when everything without an answer counts as 0; None in a row with a unit."""
     common: float | None
     """The mean over the items that every system of the row answered."""
     expected: int
-    """Pictures that were wanted."""
+    """Answers that were wanted."""
     judged: int
     refused: int
     failed: int
 
     @property
     def coverage(self) -> float:
-        """Share of the wanted pictures that were judged."""
+        """Share of the wanted answers that were judged."""
         return self.judged / self.expected if self.expected else 0.0
 
 
@@ -49,11 +49,13 @@ class RowReport:
     name: str
     title: str
     about: str
+    unit: str
+    """Of the values; "" for shares from 0 to 1."""
     items: int
     cells: Mapping[str, Cell]
     """By label of the system."""
     floor: Interval | None
-    """What the first system's pictures come to for prompts of other pictures."""
+    """The least that the judge sees: of answers judged for other prompts, or of doing nothing."""
     comparisons: Mapping[str, Comparison]
     """The first system minus each baseline, by label; p values are adjusted over the rows (Holm)."""
 
@@ -68,7 +70,17 @@ class Column:
     role: Role
     settings: Mapping[str, Any]
     seconds: float | None
-    """Mean seconds that drawing a picture took."""
+    """Mean seconds that an answer took."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """One judge of the table, with what it costs."""
+
+    name: str
+    version: str
+    seconds: float
+    """Mean seconds that judging an answer for an item took."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +93,8 @@ class Report:
     rows: tuple[RowReport, ...]
     mean: RowReport
     """The unweighted mean over the rows that count."""
-    judge: str
-    judge_version: str
-    judging_seconds: float | None
-    """Mean seconds that judging a picture for an item took."""
+    judges: tuple[Judged, ...]
+    """Those that judged anything."""
     commands: tuple[str, ...]
     """What to type to measure this again."""
     notes: tuple[str, ...]
@@ -115,7 +125,7 @@ def make_report(
     results: Results, *, title: str, commands: Sequence[str] = (), notes: Sequence[str] = ()
 ) -> Report:
     """Return the report of what a store holds; rows without an item are left out."""
-    store, entrants = results.store, results.entrants
+    store, entrants = results.store, _shown(results)
     seen = [row for row in results.rows if any(results.of(entrant, row) for entrant in entrants)]
     observed = {
         (entrant.label, row.name): results.observations(entrant, row) for entrant in entrants for row in seen
@@ -126,12 +136,19 @@ def make_report(
         columns=tuple(_column(results, entrant) for entrant in entrants),
         rows=tuple(_row(results, row, observed, compared[row.name]) for row in seen),
         mean=_mean(results, [row for row in seen if row.counts], observed),
-        judge=results.judge,
-        judge_version=results.judge_version,
-        judging_seconds=store.judging_seconds(results.judge, results.judge_version),
+        judges=tuple(
+            Judged(name=name, version=version, seconds=seconds)
+            for name, version in results.judges
+            if (seconds := store.judging_seconds(name, version)) is not None
+        ),
         commands=tuple(commands),
         notes=tuple(notes),
     )
+
+
+def _shown(results: Results) -> tuple[Entrant, ...]:
+    """Return the entrants with a column of their own."""
+    return tuple(entrant for entrant in results.entrants if entrant.role != "floor")
 
 
 _Observed = Mapping[tuple[str, str], list[Observation]]
@@ -156,7 +173,8 @@ def _row(results: Results, row: Row, observed: _Observed, compared: Mapping[str,
         name=row.name,
         title=row.title or row.name,
         about=row.about,
-        items=len({one.item.id for entrant in results.entrants for one in results.of(entrant, row)}),
+        unit=row.unit,
+        items=len({one.item.id for entrant in _shown(results) for one in results.of(entrant, row)}),
         cells=_cells(results, [row], observed),
         floor=mean_over_rows([results.floor(row)]),
         comparisons=compared,
@@ -164,18 +182,18 @@ def _row(results: Results, row: Row, observed: _Observed, compared: Mapping[str,
 
 
 def _mean(results: Results, rows: Sequence[Row], observed: _Observed) -> RowReport:
-    first, *others = results.entrants
+    first, *others = entrants = _shown(results)
     mine = [observed[first.label, row.name] for row in rows]
     found = {
         other.label: compare_rows(mine, [observed[other.label, row.name] for row in rows])
         for other in others
         if other.role == "baseline"
     }
-    entrants = results.entrants
     return RowReport(
         name=MEAN,
         title="Mean of the rows",
         about="Every row weighs the same.",
+        unit="",
         items=len({one.item.id for e in entrants for row in rows for one in results.of(e, row)}),
         cells=_cells(results, rows, observed),
         floor=mean_over_rows([results.floor(row) for row in rows]),
@@ -185,18 +203,19 @@ def _mean(results: Results, rows: Sequence[Row], observed: _Observed) -> RowRepo
 
 def _cells(results: Results, rows: Sequence[Row], observed: _Observed) -> dict[str, Cell]:
     """Return the cells of one row, or of the mean over several."""
-    labels = [entrant.label for entrant in results.entrants if any(results.of(entrant, row) for row in rows)]
+    shares = not any(row.unit for row in rows)
+    labels = [entrant.label for entrant in _shown(results) if any(results.of(entrant, row) for row in rows)]
     common: dict[str, list[list[Observation]]] = {label: [] for label in labels}
     for row in rows:
         for label, kept in zip(labels, only_common([observed[one, row.name] for one in labels]), strict=True):
             common[label].append(kept)
     cells = {}
-    for entrant in results.entrants:
+    for entrant in _shown(results):
         values = [observed[entrant.label, row.name] for row in rows]
         states = [one.state for row in rows for one in results.of(entrant, row)]
         cells[entrant.label] = Cell(
-            interval=mean_over_rows(values),
-            zero=_plain_mean([missing_as_zero(some) for some in values]),
+            interval=mean_over_rows(values, shares=shares),
+            zero=_plain_mean([missing_as_zero(some) for some in values]) if shares else None,
             common=_plain_mean(common.get(entrant.label, [])),
             expected=len(states),
             judged=states.count("judged"),
@@ -243,12 +262,11 @@ def _lines(report: Report) -> list[str]:
     lines.append("")
     for column in report.columns:
         cell = report.mean.cells[column.label]
-        cost = "" if column.seconds is None else f", {column.seconds:.3g} seconds a picture"
+        cost = "" if column.seconds is None else f", {column.seconds:.3g} seconds an answer"
         gaps = _count((cell.refused, "refused"), (cell.failed, "failed"))
         lines.append(f"{column.label} {column.version}: {cell.judged} of {cell.expected} judged{gaps}{cost}")
-    judging = report.judging_seconds
-    cost = "" if judging is None else f", {judging:.3g} seconds a picture"
-    lines.append(f"judged by {report.judge} {report.judge_version}{cost}")
+    for judge in report.judges:
+        lines.append(f"judged by {judge.name} {judge.version}, {judge.seconds:.3g} seconds an answer")
     return lines + list(report.notes)
 
 
@@ -256,7 +274,8 @@ def _fields(report: Report, row: RowReport, baselines: Sequence[str]) -> list[st
     first, *others = report.columns
     mine = row.cells[first.label]
     gap = "" if mine.coverage == 1 else f"  ({mine.judged}/{mine.expected})"
-    fields = [row.title, str(row.items), "-" if mine.interval is None else f"{mine.interval}{gap}"]
+    title = f"{row.title} ({row.unit})" if row.unit else row.title
+    fields = [title, str(row.items), "-" if mine.interval is None else f"{mine.interval}{gap}"]
     fields += [_short(row.cells[column.label].interval) for column in others]
     fields += [_short(row.floor)]
     return fields + [str(row.comparisons.get(label, "-")) for label in baselines]

@@ -7,12 +7,13 @@ from typing import Literal, Self
 from PIL import Image
 
 from danqing.errors import DataError
-from danqing.evaluation.items import Atom, Item, System
+from danqing.evaluation.items import Atom, Item, Made, System
 from danqing.evaluation.run import shuffle
 from danqing.evaluation.statistics import Observation
 from danqing.evaluation.store import Store
 
-Role = Literal["model", "baseline", "ceiling"]
+Role = Literal["model", "baseline", "ceiling", "floor"]
+"""What is measured, what it is compared with, the most that its judge can see, or the least."""
 State = Literal["judged", "unjudged", "refused", "failed", "missing"]
 
 
@@ -30,14 +31,26 @@ class Answer:
     store: Store = field(repr=False, compare=False)
 
     @property
-    def drawn(self) -> bool:
-        """Whether there is a picture."""
+    def there(self) -> bool:
+        """Whether there is a picture or a text."""
         return self.state in ("judged", "unjudged")
 
     @property
+    def made(self) -> Made:
+        """The picture or the text, read from the store."""
+        return self.store.kept(self.key).made
+
+    @property
     def image(self) -> Image.Image:
-        """The picture, read from the store."""
-        return self.store.picture(self.key).image
+        """The picture; raises DataError when words were asked for."""
+        made = self.made
+        if isinstance(made, str):
+            raise DataError(f"{self.item.row}: expected a picture, found a text; ask for `made`")
+        return made
+
+
+Value = Callable[[Answer], float | None]
+"""What an answer comes to; None where it says nothing about what a row measures."""
 
 
 def every_fact(answer: Answer) -> float:
@@ -52,18 +65,30 @@ def mean_fact(answer: Answer) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A row of the table: which items it holds, and what an answer to one comes to, from 0 to 1."""
+    """A row of the table: which items it holds, and what an answer to one comes to."""
 
     name: str
-    """The `row` of its items."""
+    of: str = ""
+    """The `row` of its items; by default its own name."""
     title: str = ""
     about: str = ""
     """One line for readers: what is asked and how it is judged."""
-    value: Callable[[Answer], float] = every_fact
+    value: Value = every_fact
+    unit: str = ""
+    """Of the values; without one they go from 0 to 1, and only such rows can be part of the mean."""
     over_seeds: Callable[[Sequence[Answer]], float] | None = None
     """In place of `value`, what the answers to one item with all seeds come to together."""
     counts: bool = True
     """Whether the row is part of the mean over rows."""
+
+    def __post_init__(self) -> None:
+        if self.unit and self.counts:
+            raise DataError(f"{self.name}: expected a row in {self.unit} to stay out of the mean; set counts")
+
+    @property
+    def items(self) -> str:
+        """The `row` of its items."""
+        return self.of or self.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,36 +114,48 @@ class Results:
     rows: tuple[Row, ...]
     entrants: tuple[Entrant, ...]
     """The first is what the table is about."""
-    judge: str
-    judge_version: str
+    judges: tuple[tuple[str, str], ...]
+    """Name and version of each."""
     answers: Mapping[tuple[str, str], tuple[Answer, ...]]
-    """By label of the entrant and name of the row."""
+    """By label of the entrant and row of the items."""
     shuffled: Mapping[str, tuple[tuple[Item, Answer], ...]]
-    """By name of the row: an item whose picture was judged for another item, and what was said."""
+    """By row of the items: an item whose answer was judged for another item, and what was said."""
 
     def of(self, entrant: Entrant, row: Row) -> tuple[Answer, ...]:
         """Return the answers of one cell of the table."""
-        return self.answers.get((entrant.label, row.name), ())
+        return self.answers.get((entrant.label, row.items), ())
 
     def observations(self, entrant: Entrant, row: Row) -> list[Observation]:
         """Return what the answers of one cell come to."""
         answers = self.of(entrant, row)
         if row.over_seeds is None:
-            return [_observed(one.item, row.value(one) if one.state == "judged" else None) for one in answers]
+            valued = [(one, row.value(one) if one.state == "judged" else None) for one in answers]
+            return [
+                _observed(row, one.item, value)
+                for one, value in valued
+                if value is not None or one.state != "judged"
+            ]
         together: dict[str, list[Answer]] = {}
         for one in answers:
             together.setdefault(one.item.id, []).append(one)
         found = []
         for some in together.values():
             judged = [one for one in some if one.state == "judged"]
-            found.append(_observed(some[0].item, row.over_seeds(judged) if judged else None))
+            found.append(_observed(row, some[0].item, row.over_seeds(judged) if judged else None))
         return found
 
     def floor(self, row: Row) -> list[Observation]:
-        """Return what pictures of the first entrant come to when judged for other items of the row."""
-        if row.over_seeds is not None:
+        """Return the least that the judge sees: of an entrant that does nothing, where there is one.
+
+        Without one, what answers of the first entrant come to when judged for other items of the row.
+        """
+        if row.over_seeds is not None or row.unit:
             return []
-        return [_observed(item, row.value(answer)) for item, answer in self.shuffled.get(row.name, ())]
+        for entrant in self.entrants:
+            if entrant.role == "floor" and self.of(entrant, row):
+                return self.observations(entrant, row)
+        valued = [(item, row.value(answer)) for item, answer in self.shuffled.get(row.items, ())]
+        return [_observed(row, item, value) for item, value in valued if value is not None]
 
 
 def read_results(
@@ -126,18 +163,19 @@ def read_results(
     *,
     rows: Sequence[Row],
     entrants: Sequence[Entrant],
-    judge: tuple[str, str],
+    judges: Sequence[tuple[str, str]],
     items: Sequence[Item] | None = None,
     seeds: Sequence[int] | None = None,
 ) -> Results:
     """Read the answers of the entrants to `items` with `seeds`, by default to all that was ever planned.
 
-    `judge` is a name and a version. Raises DataError when an item has a row that is not among `rows`.
+    `judges` are names and versions; no two of them judge the same item. Raises DataError
+    when an item has a row that is not among `rows`.
     """
     labels = [entrant.label for entrant in entrants]
     if not labels or len(set(labels)) != len(labels):
         raise DataError(f"expected entrants with a label of their own, found {labels}; name them apart")
-    scores = store.scores(*judge)
+    scores = {key: atoms for judge in judges for key, atoms in store.scores(*judge).items()}
     chosen = None if items is None else {item.id: item for item in items}
     answers: dict[tuple[str, str], list[Answer]] = {}
     shuffled: dict[str, list[tuple[Item, Answer]]] = {}
@@ -147,15 +185,14 @@ def read_results(
             answers.setdefault((entrant.label, answer.item.row), []).append(answer)
         if entrant is entrants[0]:
             shuffled = _shuffled(found, digests, scores, store)
-    if unknown := {row for _, row in answers} - {row.name for row in rows}:
-        known = ", ".join(row.name for row in rows)
+    if unknown := {row for _, row in answers} - {row.items for row in rows}:
+        known = ", ".join(row.items for row in rows)
         raise DataError(f"expected items of the rows {known}, found {', '.join(sorted(unknown))}")
     return Results(
         store=store,
         rows=tuple(rows),
         entrants=tuple(entrants),
-        judge=judge[0],
-        judge_version=judge[1],
+        judges=tuple(judges),
         answers={key: tuple(value) for key, value in answers.items()},
         shuffled={key: tuple(value) for key, value in shuffled.items()},
     )
@@ -168,7 +205,7 @@ def _answers(
     chosen: Mapping[str, Item] | None,
     seeds: Sequence[int] | None,
 ) -> tuple[list[Answer], dict[str, str]]:
-    """Return the answers of one entrant, and the digests of their pictures by key."""
+    """Return the answers of one entrant, and the digests of what they made by key."""
     store.settings(entrant.system, entrant.version)  # an unknown system is an error, not an empty column
     tasks = [
         (name, seed, key)
@@ -212,7 +249,7 @@ def _shuffled(
     return found
 
 
-def _observed(item: Item, value: float | None) -> Observation:
-    if value is not None and not 0 <= value <= 1:
-        raise DataError(f"{item.row}: expected a value from 0 to 1, found {value} for {item.prompt!r}")
+def _observed(row: Row, item: Item, value: float | None) -> Observation:
+    if value is not None and not row.unit and not 0 <= value <= 1:
+        raise DataError(f"{row.name}: expected a value from 0 to 1, found {value} for {item.prompt!r}")
     return Observation(item.id, item.cluster, value)

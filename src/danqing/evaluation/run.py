@@ -1,4 +1,4 @@
-"""Plan, run, score: what is missing is drawn, what is drawn is judged, nothing is done twice.
+"""Plan, run, score: what is missing is made, what is made is judged, nothing is done twice.
 
 Each part can be stopped at any point, with kill -9 too, and goes on where it was: the store holds what is
 done.
@@ -12,7 +12,7 @@ from typing import Final
 
 from danqing.errors import DanqingError, DataError, RequestError
 from danqing.evaluation.items import Item, Judge, System
-from danqing.evaluation.store import Store, Task, picture_key
+from danqing.evaluation.store import Store, Task, answer_key
 
 Tell = Callable[[int, int, str], None]
 """Is told how many are done, of how many, and the row in hand."""
@@ -23,23 +23,23 @@ _COMMIT: Final = 16  # judgements a transaction; a killed program loses no more
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a system is to draw, and how much of it is missing."""
+    """What a system is to answer, and how much of it is missing."""
 
     system: System
     tasks: tuple[Task, ...]
     missing: tuple[Task, ...]
-    """Tasks to draw; of several with the same request, the first."""
+    """Tasks to do; of several with the same request, the first."""
     there: int
-    """Tasks that have a picture."""
+    """Tasks that have an answer."""
     refused: int
-    """Tasks that the system refused to draw; they are not tried again."""
+    """Tasks that the system refused; they are not tried again."""
     seconds: float | None
-    """Mean seconds a picture of this system took so far; None before the first."""
+    """Mean seconds an answer of this system took so far; None before the first."""
 
     def __str__(self) -> str:
-        told = f"{self.system.name}: {len(self.tasks)} pictures wanted, {self.there} there"
+        told = f"{self.system.name}: {len(self.tasks)} answers wanted, {self.there} there"
         told += f", {self.refused} refused" if self.refused else ""
-        told += f", {len(self.missing)} to draw"
+        told += f", {len(self.missing)} to make"
         if self.missing and self.seconds is not None:
             told += f" (about {self.seconds * len(self.missing):.0f} seconds)"
         return told
@@ -49,15 +49,15 @@ class Plan:
 class Done:
     """What one run did."""
 
-    drawn: int = 0
+    made: int = 0
     refused: int = 0
     failed: int = 0
 
 
 def plan(items: Sequence[Item], system: System, seeds: Sequence[int], store: Store) -> Plan:
-    """Return what it takes to have a picture of every item with every seed; nothing is drawn or written.
+    """Return what it takes to have an answer to every item with every seed; nothing is made or written.
 
-    Pictures that failed are wanted again, refused ones are not.
+    What failed is wanted again, what was refused is not.
     """
     if len({item.id for item in items}) != len(items) or len(set(seeds)) != len(seeds):
         raise DataError("expected every item and every seed once, found some twice; leave out the copies")
@@ -65,7 +65,7 @@ def plan(items: Sequence[Item], system: System, seeds: Sequence[int], store: Sto
     for seed in seeds:
         for item in items:
             request = system.request(item, seed)
-            tasks.append(Task(item=item, seed=seed, key=picture_key(system, request), request=request))
+            tasks.append(Task(item=item, seed=seed, key=answer_key(system, request), request=request))
     keys = list(dict.fromkeys(task.key for task in tasks))
     there, last = store.digests(keys), store.last_attempts(keys)
     refused = {key for key, attempt in last.items() if attempt.state == "refused"} - there.keys()
@@ -82,9 +82,9 @@ def plan(items: Sequence[Item], system: System, seeds: Sequence[int], store: Sto
 
 
 def run(wanted: Plan, store: Store, *, batch: int = BATCH, tell: Tell | None = None) -> Done:
-    """Draw what is missing, `batch` pictures at a time; each batch is kept before the next begins.
+    """Make what is missing, `batch` answers at a time; each batch is kept before the next begins.
 
-    A refusal and a failure are kept with their reason, and the rest is drawn.
+    A refusal and a failure are kept with their reason, and the rest is made.
     """
     store.add_tasks(wanted.system, wanted.tasks)
     done, finished, total = Done(), len(wanted.tasks) - len(wanted.missing), len(wanted.tasks)
@@ -92,8 +92,8 @@ def run(wanted: Plan, store: Store, *, batch: int = BATCH, tell: Tell | None = N
         waiting = list(tasks)
         for start in range(0, len(waiting), batch):
             part = waiting[start : start + batch]
-            there = store.digests([task.key for task in part])  # another program may have drawn it
-            done = _draw(wanted.system, [task for task in part if task.key not in there], seed, store, done)
+            there = store.digests([task.key for task in part])  # another program may have made it
+            done = _answer(wanted.system, [task for task in part if task.key not in there], seed, store, done)
             finished += len(part)
             if tell is not None:
                 tell(finished, total, part[-1].item.row)
@@ -110,14 +110,14 @@ def score(
     shuffled: bool = False,
     tell: Tell | None = None,
 ) -> int:
-    """Judge every picture that is there and not judged yet; return how many judgements were made.
+    """Judge every answer that is there and not judged yet; return how many judgements were made.
 
-    With `shuffled`, pictures are judged for the item that `shuffle` gives instead of their own, which tells
+    With `shuffled`, answers are judged for the item that `shuffle` gives instead of their own, which tells
     the floor.
     """
     asked = shuffle(items) if shuffled else {item.id: item for item in items}
     keys = {
-        (item.id, seed): picture_key(system, system.request(item, seed))
+        (item.id, seed): answer_key(system, system.request(item, seed))
         for item in items
         if item.id in asked
         for seed in seeds
@@ -135,7 +135,7 @@ def score(
     for start in range(0, len(pairs), _COMMIT):
         part = pairs[start : start + _COMMIT]
         began = time.perf_counter()
-        said = [(d, i, judge.judge(store.picture(key).image, item)) for (d, i), (key, item) in part]
+        said = [(d, i, judge.judge(store.kept(key).made, item)) for (d, i), (key, item) in part]
         store.add_scores(judge, said, time.perf_counter() - began)
         if tell is not None:
             tell(start + len(part), len(pairs), part[-1][1][1].row)
@@ -163,25 +163,25 @@ def shuffle(items: Sequence[Item]) -> dict[str, Item]:
 
 def _differs(item: Item, other: Item) -> bool:
     same = (item.include, item.exclude, item.readings) == (other.include, other.exclude, other.readings)
-    return item.cluster != other.cluster and not same
+    return item.cluster != other.cluster and (bool(item.answer) or not same)
 
 
-def _draw(system: System, tasks: Sequence[Task], seed: int, store: Store, done: Done) -> Done:
-    """Draw tasks of one seed together, and one by one when one of them is refused or fails."""
+def _answer(system: System, tasks: Sequence[Task], seed: int, store: Store, done: Done) -> Done:
+    """Do tasks of one seed together, and one by one when one of them is refused or fails."""
     if not tasks:
         return done
     began = time.perf_counter()
     try:
-        pictures = system.draw([task.item for task in tasks], seed)
+        made = system.answer([task.item for task in tasks], seed)
     except DanqingError as error:
         if len(tasks) > 1:
             for task in tasks:
-                done = _draw(system, [task], seed, store, done)
+                done = _answer(system, [task], seed, store, done)
             return done
         refused = isinstance(error, RequestError)
         store.add_refusal(tasks[0], "refused" if refused else "failed", str(error))
         return replace(done, refused=done.refused + refused, failed=done.failed + (not refused))
-    if len(pictures) != len(tasks):
-        raise DataError(f"{system.name}: expected {len(tasks)} pictures, found {len(pictures)}")
-    store.add_pictures(list(zip(tasks, pictures, strict=True)), time.perf_counter() - began)
-    return replace(done, drawn=done.drawn + len(tasks))
+    if len(made) != len(tasks):
+        raise DataError(f"{system.name}: expected {len(tasks)} answers, found {len(made)}")
+    store.add_answers(list(zip(tasks, made, strict=True)), time.perf_counter() - began)
+    return replace(done, made=done.made + len(tasks))

@@ -59,7 +59,7 @@ class Observation(NamedTuple):
     cluster: str
     """What is resampled as a whole: the prompt, or the scene that several prompts describe."""
     value: float | None
-    """From 0 to 1, or a difference of two such; None when there is no picture."""
+    """From 0 to 1, a difference of two such, or in a unit of its own; None when there is no answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,12 +117,13 @@ def cluster_interval(
 
 
 def mean_over_rows(
-    rows: Sequence[Sequence[Observation]], *, draws: int = DRAWS, seed: int = 0
+    rows: Sequence[Sequence[Observation]], *, draws: int = DRAWS, seed: int = 0, shares: bool = True
 ) -> Interval | None:
     """Return the unweighted mean of the rows' means; clusters are drawn together for all rows.
 
     Rows without an answered observation are left out; None when there is no other. A row whose values are all
-    0, or all 1, adds no width: the interval is a little too narrow when many rows are perfect.
+    0, or all 1, adds no width: the interval is a little too narrow when many rows are perfect. Values that
+    are no `shares` have a unit and no bounds: equal ones, and a single cluster, then have no width at all.
     """
     answered = [kept for row in rows if (kept := only_answered(row))]
     if not answered:
@@ -130,11 +131,11 @@ def mean_over_rows(
     sums, counts = _tables(answered)  # (clusters, rows) each
     mean = float((sums.sum(0) / counts.sum(0)).mean())
     clusters = len(sums)
-    if (sums == 0).all() or (sums == counts).all():
+    if shares and ((sums == 0).all() or (sums == counts).all()):
         rate = Rate.of(round(mean) * clusters, clusters)
         return Interval(mean=mean, low=rate.low, high=rate.high)
     if clusters == 1:
-        return Interval(mean=mean, low=0.0, high=1.0)
+        return Interval(mean=mean, low=0.0 if shares else mean, high=1.0 if shares else mean)
     low, high = _percentiles(_resampled(sums, counts, draws, seed))
     return Interval(mean=mean, low=low, high=high)
 

@@ -1,9 +1,10 @@
-"""Pictures and scores in one SQLite file, found by what made them.
+"""Answers and scores in one SQLite file, found by what made them.
 
-A picture is found by the digest of the system, its version and its request, so asking twice draws once. A
-score is found by the digest of the pixels, the item and the judge, so judging never draws. Every attempt is
-kept: a refusal is an outcome, and what was drawn how often can be counted. Each write is a transaction; a
-program killed at any point leaves whole pictures behind, and others may read while one writes.
+An answer, a picture or a text, is found by the digest of the system, its version and its request, so asking
+twice makes it once. A score is found by the digest of the pixels or the text, the item and the judge, so
+judging never draws. The pictures that edits and questions are about are kept by name. Every attempt is kept:
+a refusal is an outcome, and what was made how often can be counted. Each write is a transaction; a program
+killed at any point leaves whole answers behind, and others may read while one writes.
 """
 
 import hashlib
@@ -21,11 +22,12 @@ from typing import Any, Final, Literal, Self
 from PIL import Image
 
 from danqing.errors import DataError
-from danqing.evaluation.items import Atom, Item, Judge, System, content_key
+from danqing.evaluation.items import Atom, Item, Judge, Made, System, content_key
 
 State = Literal["ok", "refused", "failed"]
+Kind = Literal["png", "text"]
 
-VERSION: Final = 1
+VERSION: Final = 2
 _APPLICATION: Final = 0x64716576  # "dqev", in the header of the file
 _PATIENCE: Final = 60.0  # seconds to wait for another writer
 _MANY: Final = 500  # values in one query
@@ -37,8 +39,9 @@ CREATE TABLE tasks (
   system TEXT, version TEXT, item TEXT REFERENCES items, seed INTEGER, key TEXT NOT NULL,
   PRIMARY KEY (system, version, item, seed), FOREIGN KEY (system, version) REFERENCES systems
 );
-CREATE TABLE blobs (digest TEXT PRIMARY KEY, png BLOB NOT NULL);
-CREATE TABLE pictures (
+CREATE TABLE blobs (digest TEXT PRIMARY KEY, content BLOB NOT NULL, kind TEXT NOT NULL DEFAULT 'png');
+CREATE TABLE sources (name TEXT PRIMARY KEY, digest TEXT NOT NULL REFERENCES blobs);
+CREATE TABLE answers (
   key TEXT PRIMARY KEY, digest TEXT NOT NULL REFERENCES blobs, request TEXT NOT NULL, seconds REAL NOT NULL,
   created REAL NOT NULL
 );
@@ -54,11 +57,18 @@ CREATE TABLE scores (
   seconds REAL NOT NULL, created REAL NOT NULL, PRIMARY KEY (digest, item, judge, version)
 );
 """
+_UPGRADE: Final = """
+ALTER TABLE blobs RENAME COLUMN png TO content;
+ALTER TABLE blobs ADD COLUMN kind TEXT NOT NULL DEFAULT 'png';
+ALTER TABLE pictures RENAME TO answers;
+CREATE TABLE sources (name TEXT PRIMARY KEY, digest TEXT NOT NULL REFERENCES blobs);
+"""
+"""From version 1, which knew pictures alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One picture that is wanted."""
+    """One answer that is wanted."""
 
     item: Item
     seed: int
@@ -67,35 +77,34 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A picture of the store."""
+class Kept:
+    """An answer of the store."""
 
     key: str
     digest: str
-    """Of its pixels."""
-    png: bytes
+    """Of its pixels, or of its text."""
+    kind: Kind
+    content: bytes
     seconds: float
-    """What drawing it took."""
+    """What making it took."""
 
     @cached_property
-    def image(self) -> Image.Image:
-        """The picture, decoded."""
-        with Image.open(io.BytesIO(self.png), formats=("PNG",)) as picture:
-            picture.load()
-            return picture
+    def made(self) -> Made:
+        """The picture, decoded, or the text."""
+        return self.content.decode() if self.kind == "text" else _decoded(self.content)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """How drawing went once."""
+    """How answering went once."""
 
     key: str
     state: State
     reason: str
 
 
-def picture_key(system: System, request: Mapping[str, Any]) -> str:
-    """Return the key of what `system` draws for `request`."""
+def answer_key(system: System, request: Mapping[str, Any]) -> str:
+    """Return the key of what `system` makes of `request`."""
     return content_key({"system": system.name, "version": system.version, "request": request})
 
 
@@ -109,16 +118,17 @@ class Store:
     def open(cls, path: Path, *, readonly: bool = False) -> Self:
         """Open the store at `path`, made when missing unless `readonly`.
 
-        Raises DataError when the file is something else or has another version.
+        A store of version 1 is brought up to date when it may be written. Raises DataError when the file is
+        something else or of a version that is not known.
         """
         if not path.is_file() and (readonly or path.exists()):
-            raise DataError(f"expected a store of pictures and scores, found none at {path}; run one first")
+            raise DataError(f"expected a store of answers and scores, found none at {path}; run one first")
         try:
             if not readonly:
                 path.parent.mkdir(parents=True, exist_ok=True)
             connection = _connect(path, readonly=readonly)
         except (sqlite3.Error, OSError) as error:
-            raise DataError(f"{path}: expected a store of pictures and scores, found: {error}") from error
+            raise DataError(f"{path}: expected a store of answers and scores, found: {error}") from error
         return cls(connection)
 
     def close(self) -> None:
@@ -150,27 +160,34 @@ class Store:
                 [(system.name, system.version, task.item.id, task.seed, task.key) for task in tasks],
             )
 
-    def add_pictures(self, drawn: Sequence[tuple[Task, Image.Image]], seconds: float) -> None:
-        """Keep pictures that were drawn together in `seconds`; all or none of them are there afterwards."""
-        rows = [(task, *_encoded(picture)) for task, picture in drawn]
+    def add_answers(self, made: Sequence[tuple[Task, Made]], seconds: float) -> None:
+        """Keep answers that were made together in `seconds`; all or none of them are there afterwards."""
+        rows = [(task, *_encoded(one)) for task, one in made]
         each, now = seconds / max(len(rows), 1), time.time()
         with self._write() as run:
-            run.executemany("INSERT OR IGNORE INTO blobs VALUES (?, ?)", [row[1:] for row in rows])
+            _keep(run, [row[1:] for row in rows])
             run.executemany(
-                "INSERT OR IGNORE INTO pictures VALUES (?, ?, ?, ?, ?)",
-                [(task.key, digest, _dumps(task.request), each, now) for task, digest, _ in rows],
+                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?)",
+                [(task.key, digest, _dumps(task.request), each, now) for task, digest, *_ in rows],
             )
             _attempt(run, [(task.key, "ok", "", now) for task, *_ in rows])
 
+    def add_sources(self, pictures: Mapping[str, Image.Image]) -> None:
+        """Keep the pictures that edits and questions are about, by name; those that are there stay."""
+        rows = [(name, *_encoded(picture)) for name, picture in pictures.items()]
+        with self._write() as run:
+            _keep(run, [row[1:] for row in rows])
+            run.executemany("INSERT OR IGNORE INTO sources VALUES (?, ?)", [row[:2] for row in rows])
+
     def add_refusal(self, task: Task, state: Literal["refused", "failed"], reason: str) -> None:
-        """Keep that a picture was refused or failed, and why."""
+        """Keep that an answer was refused or failed, and why."""
         with self._write() as run:
             _attempt(run, [(task.key, state, reason, time.time())])
 
     def add_scores(
         self, judge: Judge, scores: Iterable[tuple[str, str, Sequence[Atom]]], seconds: float
     ) -> None:
-        """Keep what a judge said in `seconds` of (digest of a picture, id of an item)."""
+        """Keep what a judge said in `seconds` of (digest of an answer, id of an item)."""
         rows = list(scores)
         each, now = seconds / max(len(rows), 1), time.time()
         with self._write() as run:
@@ -183,20 +200,34 @@ class Store:
             )
 
     def digests(self, keys: Sequence[str]) -> dict[str, str]:
-        """Return the digest of the pixels of each key that has a picture."""
-        return dict(self._many("SELECT key, digest FROM pictures WHERE key IN", keys))
+        """Return the digest of the pixels or the text of each key that has an answer."""
+        return dict(self._many("SELECT key, digest FROM answers WHERE key IN", keys))
 
-    def picture(self, key: str) -> Picture:
-        """Return a picture; raises DataError when there is none."""
-        query = "SELECT key, digest, png, seconds FROM pictures JOIN blobs USING (digest) WHERE key = ?"
+    def kept(self, key: str) -> Kept:
+        """Return an answer; raises DataError when there is none."""
+        query = (
+            "SELECT key, digest, kind, content, seconds FROM answers JOIN blobs USING (digest) WHERE key = ?"
+        )
         row = self._connection.execute(query, (key,)).fetchone()
         if row is None:
-            raise DataError(f"expected a picture with key {key}, found none; run the plan first")
-        return Picture(key=row[0], digest=row[1], png=row[2], seconds=row[3])
+            raise DataError(f"expected an answer with key {key}, found none; run the plan first")
+        return Kept(key=row[0], digest=row[1], kind=row[2], content=row[3], seconds=row[4])
+
+    def sources(self) -> frozenset[str]:
+        """Return the names of the pictures that edits and questions are about, of those that are there."""
+        return frozenset(name for (name,) in self._connection.execute("SELECT name FROM sources"))
+
+    def source(self, name: str) -> Image.Image:
+        """Return the picture that an edit or a question is about; raises DataError when there is none."""
+        query = "SELECT content FROM sources JOIN blobs USING (digest) WHERE name = ?"
+        row = self._connection.execute(query, (name,)).fetchone()
+        if row is None:
+            raise DataError(f"expected a source named {name}, found none; keep it with add_sources first")
+        return _decoded(row[0])
 
     def seconds(self, keys: Sequence[str]) -> list[float]:
-        """Return what drawing each of these pictures took, of those that are there."""
-        return [seconds for (seconds,) in self._many("SELECT seconds FROM pictures WHERE key IN", keys)]
+        """Return what making each of these answers took, of those that are there."""
+        return [seconds for (seconds,) in self._many("SELECT seconds FROM answers WHERE key IN", keys)]
 
     def attempts(self, keys: Sequence[str] | None = None) -> list[Attempt]:
         """Return the attempts at some keys, or all, in the order they were made."""
@@ -209,7 +240,7 @@ class Store:
         return {attempt.key: attempt for attempt in self.attempts(keys)}
 
     def scores(self, judge: str, version: str) -> dict[tuple[str, str], tuple[Atom, ...]]:
-        """Return all that a judge said, by digest of a picture and id of an item."""
+        """Return all that a judge said, by digest of an answer and id of an item."""
         query = "SELECT digest, item, atoms FROM scores WHERE judge = ? AND version = ?"
         rows = self._connection.execute(query, (judge, version))
         return {
@@ -217,7 +248,7 @@ class Store:
         }
 
     def judging_seconds(self, judge: str, version: str) -> float | None:
-        """Return the mean seconds that judging one picture for one item took; None when it never did."""
+        """Return the mean seconds that judging one answer for one item took; None when it never did."""
         query = "SELECT AVG(seconds) FROM scores WHERE judge = ? AND version = ?"
         (mean,) = self._connection.execute(query, (judge, version)).fetchone()
         return None if mean is None else float(mean)
@@ -290,15 +321,18 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, readonly: bool) -> N
     if not readonly:
         with _transaction(connection) as run:  # two programs may start on the same new file
             if _header(run) == (0, 0) and not run.execute("SELECT 1 FROM sqlite_master").fetchone():
-                for statement in _statements(_SCHEMA):
-                    run.execute(statement)
+                _execute(run, _SCHEMA)
                 run.execute(f"PRAGMA application_id = {_APPLICATION}")
+                run.execute(f"PRAGMA user_version = {VERSION}")
+            elif _header(run) == (_APPLICATION, 1):
+                _execute(run, _UPGRADE)
                 run.execute(f"PRAGMA user_version = {VERSION}")
     application, version = _header(connection)
     if application != _APPLICATION:
-        raise DataError(f"{path}: expected a store of pictures and scores, found another SQLite file")
+        raise DataError(f"{path}: expected a store of answers and scores, found another SQLite file")
     if version != VERSION:
-        raise DataError(f"{path}: expected version {VERSION} of the store, found {version}; start a new one")
+        advice = "open it once for writing" if version < VERSION else "start a new one"
+        raise DataError(f"{path}: expected version {VERSION} of the store, found {version}; {advice}")
     if not readonly:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -310,27 +344,39 @@ def _header(connection: sqlite3.Connection) -> tuple[int, int]:
     return application, version
 
 
-def _statements(script: str) -> Iterator[str]:
-    """Yield the statements of a script one by one; `executescript` would end the transaction."""
+def _execute(run: sqlite3.Connection, script: str) -> None:
+    """Run the statements of a script one by one; `executescript` would end the transaction."""
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line
         if sqlite3.complete_statement(statement):
-            yield statement
+            run.execute(statement)
             statement = ""
+
+
+def _keep(run: sqlite3.Connection, rows: Sequence[tuple[str, bytes, Kind]]) -> None:
+    run.executemany("INSERT OR IGNORE INTO blobs (digest, content, kind) VALUES (?, ?, ?)", rows)
 
 
 def _attempt(run: sqlite3.Connection, rows: Sequence[tuple[str, State, str, float]]) -> None:
     run.executemany("INSERT INTO attempts (key, state, reason, created) VALUES (?, ?, ?, ?)", rows)
 
 
-def _encoded(picture: Image.Image) -> tuple[str, bytes]:
-    """Return the digest of a picture's pixels and the picture as PNG."""
-    plain = picture if picture.mode in ("RGB", "RGBA") else picture.convert("RGB")
+def _encoded(made: Made) -> tuple[str, bytes, Kind]:
+    """Return the digest of a text and the text, or of a picture's pixels and the picture as PNG."""
+    if isinstance(made, str):
+        return hashlib.sha256(b"text " + made.encode()).hexdigest(), made.encode(), "text"
+    plain = made if made.mode in ("RGB", "RGBA") else made.convert("RGB")
     head = f"{plain.mode} {plain.width} {plain.height} ".encode()
     with closing(io.BytesIO()) as file:
         Image.frombytes(plain.mode, plain.size, pixels := plain.tobytes()).save(file, "PNG", compress_level=6)
-        return hashlib.sha256(head + pixels).hexdigest(), file.getvalue()
+        return hashlib.sha256(head + pixels).hexdigest(), file.getvalue(), "png"
+
+
+def _decoded(png: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(png), formats=("PNG",)) as picture:
+        picture.load()
+        return picture
 
 
 def _dumps(value: Any) -> str:

@@ -6,8 +6,9 @@ profile asks the first items of a larger one.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Final, Literal
 
 import numpy as np
@@ -18,34 +19,21 @@ from danqing.data.language import caption
 from danqing.data.world import Scene, SceneKind, sample_scene
 from danqing.data.world.split import any_held_out, combinations, is_held_out
 from danqing.errors import DataError
-from danqing.evaluation.items import Clause, Item, Position
+from danqing.evaluation.asked import COUNTS, SEED, Asked, Profile, clauses, readable, take
+from danqing.evaluation.digests import atlas_digest
+from danqing.evaluation.edits import EDIT_ROWS, edit_items, edit_rows
+from danqing.evaluation.items import Clause, Item
 from danqing.evaluation.prompts import ambiguous, natural
 from danqing.evaluation.results import Row, mean_fact
+from danqing.evaluation.texts import TEXT_ROWS, text_items, text_rows
 from danqing.evaluation.variety import TrainingPictures, variety_of_pictures, variety_of_readings
 
-Profile = Literal["smoke", "full"]
-COUNTS: Final[dict[Profile, dict[str, int]]] = {
-    "smoke": {"row": 24, "language": 12, "ambiguous": 12, "variety": 6},
-    "full": {"row": 500, "language": 300, "ambiguous": 500, "variety": 40},
-}
-"""Items a row, scenes a language, ambiguous prompts, and prompts drawn with several seeds."""
 SEEDS: Final[Mapping[str, tuple[int, ...]]] = {"readings": tuple(range(8)), "variety": tuple(range(8))}
 """Seeds of the rows that are drawn with several; the others have one."""
-PLAIN_FONTS: Final = ("bold", "tall", "serif", "heiti")
-"""Fonts that OCR reads without trouble."""
-_SEED: Final = 2026
 _TRIES: Final = 20_000
 _TOKEN: Final = re.compile(r"\w+|[^\w\s]")
 LENGTHS: Final = (10, 20, 40, 60)
 """Tokens of the prompts whose length is varied."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """An item with the scene it words; None for prompts that people wrote."""
-
-    item: Item
-    scene: Scene | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +89,8 @@ def world_rows(known: TrainingPictures) -> tuple[Row, ...]:
     ]
     return (
         *rows,
+        *edit_rows(),
+        *text_rows(),
         Row(name="ambiguous", title="Ambiguous", about="A valid reading of a prompt that has several."),
         Row(
             name="readings",
@@ -142,30 +132,60 @@ def _drawn_rows() -> list[Row]:
     ]
 
 
-def world_items(atlas: Atlas, profile: Profile, *, concepts: int | None = None) -> list[Asked]:
-    """Return all items of a profile, row by row.
+def world_items(
+    atlas: Atlas, profile: Profile, *, concepts: int | None = None, rows: Collection[str] | None = None
+) -> list[Asked]:
+    """Return the items of a profile, row by row.
 
     Args:
         atlas: the sprites of the true renders; prompts depend on which concepts and styles it holds.
         profile: how many.
         concepts: draw from the first so many of the core only: what a checkpoint was taught.
+        rows: rows of the items that are wanted; None for all.
     """
-    codes = taught(atlas, concepts)
-    counts = COUNTS[profile]
-    asked: list[Asked] = []
-    for row, part in _PARTS.items():
-        asked += _take(_row_items(row, part, atlas, codes), counts["row"])
-    for language in LANGUAGES:
-        asked += _take(_language_items(language, atlas, codes), counts["language"])
-    for language in LANGUAGES:
-        asked += _natural_items(language, codes)[: counts["language"]]
-    for tokens in LENGTHS:
-        asked += _take(_length_items(tokens, atlas, codes), counts["row"] // 4)
-    asked += _ambiguous_items("ambiguous", codes)[: counts["ambiguous"]]
-    asked += _ambiguous_items("readings", codes)[: counts["variety"]]
-    objects = [one for one in asked if one.item.row == "object"]
-    asked += [replace(one, item=replace(one.item, row="variety")) for one in objects[: counts["variety"]]]
-    return asked + [replace(one, item=replace(one.item, row="new")) for one in objects]
+    makers = _makers(atlas, taught(atlas, concepts), profile)
+    return [one for row, make in makers if rows is None or row in rows for one in make()]
+
+
+def _makers(
+    atlas: Atlas, codes: Sequence[str], profile: Profile
+) -> list[tuple[str, Callable[[], list[Asked]]]]:
+    """Return what makes the items of each row."""
+    counts, sprites = COUNTS[profile], atlas_digest(atlas)
+
+    def objects(row: str, count: int) -> list[Asked]:
+        found = take(_row_items("object", _PARTS["object"], atlas, codes), count)
+        return [replace(one, item=replace(one.item, row=row)) for one in found]
+
+    def lengths(tokens: int) -> list[Asked]:
+        return take(_length_items(tokens, atlas, codes), counts["row"] // 4)
+
+    def languages(language: str) -> list[Asked]:
+        return take(_language_items(language, atlas, codes), counts["language"])
+
+    def drawn(row: str) -> list[Asked]:
+        return take(_row_items(row, _PARTS[row], atlas, codes), counts["row"])
+
+    def naturals(language: str) -> list[Asked]:
+        return _natural_items(language, codes)[: counts["language"]]
+
+    return [
+        *((row, partial(drawn, row)) for row in _PARTS),
+        *((f"language-{language}", partial(languages, language)) for language in LANGUAGES),
+        *((natural_row(language), partial(naturals, language)) for language in LANGUAGES),
+        *((f"length-{tokens}", partial(lengths, tokens)) for tokens in LENGTHS),
+        ("ambiguous", lambda: _ambiguous_items("ambiguous", codes)[: counts["ambiguous"]]),
+        ("readings", lambda: _ambiguous_items("readings", codes)[: counts["variety"]]),
+        *((row, partial(edit_items, row, atlas, sprites, codes, profile)) for row in EDIT_ROWS),
+        *((row, partial(text_items, row, atlas, sprites, codes, profile)) for row in TEXT_ROWS),
+        ("variety", partial(objects, "variety", counts["variety"])),
+        ("new", partial(objects, "new", counts["row"])),
+    ]
+
+
+def natural_row(language: str) -> str:
+    """Return the row of the natural prompts of a language."""
+    return f"natural-{language if language in ('en', 'zh') else 'others'}"
 
 
 def taught(atlas: Atlas, concepts: int | None = None) -> tuple[str, ...]:
@@ -173,51 +193,18 @@ def taught(atlas: Atlas, concepts: int | None = None) -> tuple[str, ...]:
     return tuple(code for code in core_codes()[:concepts] if code in set(atlas.codes))
 
 
-def clauses(scene: Scene) -> tuple[Clause, ...]:
-    """Return what a right picture of a scene shows, as far as a full caption says it."""
-    counted = scene.kind in ("count", "group")
-    found = []
-    for index, (thing, count) in enumerate(scene.groups):
-        position: Position | None = None
-        if index == 0 and scene.relation is not None:
-            position = ("between", 1, 2) if scene.relation == "between" else (scene.relation, 1)
-        found.append(
-            Clause(
-                concept=thing.concept,
-                count=count if counted else None,
-                colour=thing.colour,
-                position=position,
-            )
-        )
-    if scene.words is not None:
-        found.append(Clause(text=" ".join(scene.words.lines)))
-    return (*found, Clause(background=scene.background.colour))
-
-
-def _take(items: Iterator[Asked], count: int) -> list[Asked]:
-    return [one for one, _ in zip(items, range(count), strict=False)]
-
-
 def _row_items(row: str, part: _Part, atlas: Atlas, codes: Sequence[str]) -> Iterator[Asked]:
-    rng = np.random.default_rng([_SEED, *row.encode()])
+    rng = np.random.default_rng([SEED, *row.encode()])
     while True:
         scene = sample_scene(
             rng, atlas, "held_out" if part.unseen else "train", shares={part.kind: 1.0}, codes=codes
         )
         if part.unseen is not None and not _unseen(scene, part.unseen):
             continue
-        if part.kind == "words" and not _readable(scene):
+        if part.kind == "words" and not readable(scene):
             continue
         if not part.dyed or scene.things[0].colour is not None:
             yield _asked(row, scene, "en", rng)
-
-
-def _readable(scene: Scene) -> bool:
-    """Tell whether OCR reads the words of a true render: one line, a plain font, no single letters."""
-    assert scene.words is not None
-    line = scene.words.lines[0]
-    fits = 3 <= len(line) <= 6 if line.isascii() else len(line) <= 2
-    return fits and len(scene.words.lines) == 1 and scene.words.font in PLAIN_FONTS
 
 
 def _unseen(scene: Scene, axis: str) -> bool:
@@ -228,7 +215,7 @@ def _unseen(scene: Scene, axis: str) -> bool:
 
 
 def _language_items(language: str, atlas: Atlas, codes: Sequence[str]) -> Iterator[Asked]:
-    scenes, rng = np.random.default_rng([_SEED, 1]), np.random.default_rng([_SEED, *language.encode()])
+    scenes, rng = np.random.default_rng([SEED, 1]), np.random.default_rng([SEED, *language.encode()])
     number = 0
     while True:
         scene = sample_scene(scenes, atlas, shares=_LANGUAGE_KINDS, codes=codes)
@@ -238,7 +225,7 @@ def _language_items(language: str, atlas: Atlas, codes: Sequence[str]) -> Iterat
 
 def _length_items(tokens: int, atlas: Atlas, codes: Sequence[str]) -> Iterator[Asked]:
     """Yield prompts of about so many tokens: more things and longer sentences."""
-    rng = np.random.default_rng([_SEED, tokens])
+    rng = np.random.default_rng([SEED, tokens])
     shares: dict[SceneKind, float] = (
         {"single": 0.7, "count": 0.3} if tokens == 10 else {"pair": 0.5, "group": 0.5}
     )
@@ -253,11 +240,10 @@ def _length_items(tokens: int, atlas: Atlas, codes: Sequence[str]) -> Iterator[A
 
 
 def _natural_items(language: str, codes: Sequence[str]) -> list[Asked]:
-    group = language if language in ("en", "zh") else "others"
     return [
         Asked(
             item=Item(
-                row=f"natural-{group}",
+                row=natural_row(language),
                 prompt=prompt.text,
                 language=language,
                 include=tuple(Clause(**asdict(clause)) for clause in prompt.include),
