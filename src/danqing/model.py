@@ -1,22 +1,25 @@
 """The front door: load a checkpoint, one method a task."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image
 
-from danqing.conditioning.given import Source, open_mask, open_picture
+from danqing.conditioning.given import Source, open_mask, open_picture, open_transparent
 from danqing.conditioning.images import describe_picture
 from danqing.device import resolve_device, resolve_precision
 from danqing.errors import CheckpointError, RequestError
 from danqing.pipelines.components import Components, load_components
+from danqing.pipelines.control import Control
 from danqing.pipelines.describe import Describer, DescribeRequest, describe, describer_of
 from danqing.pipelines.describe import load_describer as _load_describer
 from danqing.pipelines.draw import Drawn, Progress
 from danqing.pipelines.edit import EditRequest, edit
 from danqing.pipelines.generate import GenerateRequest, generate
+from danqing.pipelines.layered import LayersRequest, draw_layers
 from danqing.pipelines.request import parameters
 from danqing.weights.layouts import CheckpointInfo, Folder
 
@@ -80,8 +83,8 @@ class Model:
     def generate(self, prompt: str | GenerateRequest, **options: Any) -> Image.Image | list[Image.Image]:
         """Draw `prompt`; options are the fields of GenerateRequest. With `count` above 1, return a list.
 
-        `image` and `mask` may be PIL pictures or paths. Every parameter is in the picture's `info` and goes
-        into the file when it is saved as PNG.
+        `image`, `mask` and `controls` may be PIL pictures or paths. Every parameter is in the picture's
+        `info` and goes into the file when it is saved as PNG.
         """
         return self._pictures(_request(GenerateRequest, prompt, options))
 
@@ -93,6 +96,16 @@ class Model:
         Pictures and `mask` may be PIL pictures or paths. With `count` above 1, return a list.
         """
         return self._pictures(_request(EditRequest, instruction, {"pictures": pictures, **options}))
+
+    def layers(self, picture: Source, prompt: str = "", **options: Any) -> list[Image.Image]:
+        """Take a picture apart into `count` transparent ones, the lowest first; fields of LayersRequest.
+
+        The prompt says what the whole picture shows; without one the conditioner captions it.
+        """
+        _check_known(LayersRequest, options)
+        request = LayersRequest(picture=open_transparent(picture), prompt=prompt, **options)
+        (drawn,) = (one for progress in self.stream(request) for one in progress.drawn)
+        return labelled_layers(drawn, self.info)
 
     def describe(self, pictures: Source | Sequence[Source], ask: str | None = None, **options: Any) -> str:
         """Say what one or more pictures show, or answer a question; options are fields of DescribeRequest."""
@@ -106,11 +119,15 @@ class Model:
         request = DescribeRequest(pictures=_opened("pictures", pictures), ask=ask, **options)
         return describe(describer_of(self.components), request)
 
-    def stream(self, prompt: str | GenerateRequest | EditRequest, **options: Any) -> Iterator[Progress]:
+    def stream(
+        self, prompt: str | GenerateRequest | EditRequest | LayersRequest, **options: Any
+    ) -> Iterator[Progress]:
         """Draw, yielding every step with a preview; the last step of a picture carries it.
 
         With `pictures` among the options, edit them.
         """
+        if isinstance(prompt, LayersRequest):
+            return draw_layers(self.components, [prompt])
         if isinstance(prompt, EditRequest) or "pictures" in options:
             return self._stream(_request(EditRequest, prompt, options))
         return self._stream(_request(GenerateRequest, prompt, options))
@@ -129,6 +146,11 @@ class Model:
 def labelled(drawn: Drawn, info: CheckpointInfo) -> Image.Image:
     """Return the picture with everything needed to draw it again in its metadata; inputs are told by name."""
     return describe_picture(drawn.image, {"model": info.name, **parameters(drawn.request)})
+
+
+def labelled_layers(drawn: Drawn, info: CheckpointInfo) -> list[Image.Image]:
+    """Return the layers of a picture, the lowest first, each with what drew it in its metadata."""
+    return [labelled(replace(drawn, image=layer), info) for layer in drawn.layers]
 
 
 def _request(kind: type[R], prompt: str | GenerateRequest | EditRequest, options: dict[str, Any]) -> R:
@@ -156,6 +178,11 @@ def _opened(name: str, value: Any) -> Any:
         return open_mask(value)
     if name == "image":
         return open_picture(value)
+    if name == "controls":
+        values = value if isinstance(value, list | tuple) else [value]
+        return tuple(
+            one if isinstance(one, Control) else Control(picture=open_picture(one)) for one in values
+        )
     if name == "pictures":
         return tuple(map(open_picture, value if isinstance(value, list | tuple) else [value]))
     return value

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from danqing.cli.batch import Order, read_batch
+from danqing.cli.controls import control_options, opened_controls
 from danqing.cli.drawing import opened, write_drawn
 from danqing.cli.options import drawing_options, json_option, model_options, overwrite_option, use_threads
 from danqing.cli.outputs import check_writable, make_folder, paths_for
@@ -25,6 +26,7 @@ Examples:
   danqing generate "a red apple" --size 256x192 --steps 20 --guidance 5
   danqing generate "the same in watercolours" --image photo.png --strength 0.6
   danqing generate "a green apple" --image photo.png --mask apple-is-white.png
+  danqing generate "a red house" --control edges.png:0.9 --controlnet path/to/Qwen-Image-ControlNet-Union
   echo "a red apple" | danqing generate -
   danqing generate --batch prompts.jsonl -o pictures --resume --json
 
@@ -48,6 +50,7 @@ _FILE = click.Path(path_type=Path)
     metavar="S",
     help="How far from --image: 0.01 keeps it, 1 forgets it.  [default: 0.6; with --mask 1]",
 )
+@control_options
 @drawing_options
 @overwrite_option
 @click.option("--resume", is_flag=True, help="With --batch: skip the pictures that are there.")
@@ -58,6 +61,9 @@ def generate(
     prompt: tuple[str, ...],
     prompt_file: Path | None,
     batch: Path | None,
+    controlnet: Path | None,
+    control: tuple[str, ...],
+    control_mask: Path | None,
     output: Path | None,
     overwrite: bool,
     resume: bool,
@@ -81,7 +87,7 @@ def generate(
     from danqing.pipelines.generate import generate as draw
     from danqing.pipelines.prepare import steps_taken
 
-    fields = opened(fields)
+    fields = opened(fields) | {"controls": opened_controls(control, control_mask, controlnet)}
     info = find_checkpoint(model).info()
     if batch is not None:
         folder = output or Path()
@@ -96,7 +102,7 @@ def generate(
         total = sum(order.request.count * steps_taken(order.request) for order in orders)
         with bar(total, quiet=quiet) as shown:
             shown.show(f"loading {info.name}")
-            loaded = load(model, device=device, precision=precision)
+            loaded = load(model, controlnet=controlnet, device=device, precision=precision)
             steps = draw(loaded.components, [order.request for order in orders])
             paths = [order.paths for order in orders]
             for line in write_drawn(loaded, steps, paths, shown, overwrite=overwrite):

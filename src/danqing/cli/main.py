@@ -16,6 +16,7 @@ from danqing.cli.edit import edit
 from danqing.cli.evaluate import evaluate
 from danqing.cli.generate import generate
 from danqing.cli.info import info
+from danqing.cli.layers import layers
 from danqing.cli.train import train
 from danqing.errors import DanqingError
 from danqing.log import show
@@ -74,7 +75,7 @@ def danqing() -> None:
     show()
 
 
-for verb in (generate, edit, describe, info, doctor, evaluate, train, data):
+for verb in (generate, edit, layers, describe, info, doctor, evaluate, train, data):
     danqing.add_command(verb)
 
 

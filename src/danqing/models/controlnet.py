@@ -114,8 +114,8 @@ class ControlNet(nn.Module):
 
     def modulate(self, sigma: Float[Tensor, " rows"]) -> ModulationTable:
         """Return the modulation of every block for each noise level, where its layers are; `out` is empty."""
-        weight = self.time_text_embed.timestep_embedder["linear_1"].weight
-        embedded = F.silu(self.time_text_embed(sigma.to(weight.device), self.img_in.weight.dtype, None))
+        sigma = sigma.to(next(self.time_text_embed.parameters()).device)
+        embedded = F.silu(self.time_text_embed(sigma, self.img_in.weight.dtype, None))
         img, txt = block_modulations(self.transformer_blocks, [embedded])
         return ModulationTable(img, txt, embedded[:, :0])
 

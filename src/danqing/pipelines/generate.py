@@ -62,6 +62,8 @@ class GenerateRequest:
         elif self.mask is not None or self.strength is not None:
             name = "strength" if self.mask is None else "mask"
             raise RequestError(f"{name}: expected an image to start from, found none")
+        if not isinstance(self.controls, tuple) or not all(isinstance(c, Control) for c in self.controls):
+            raise RequestError(f"controls: expected a tuple of Control, found {self.controls!r}")
         if self.mask is not None and self.image is not None:
             check_mask(self.mask, self.image)
 
