@@ -257,7 +257,7 @@ class Seeing:
         losses.append(F.binary_cross_entropy_with_logits(model.centre(squares)[:, 0].float(), centre))
         if len(facts.letters):
             parts = model.letters(squares[facts.lettered]).unflatten(-1, (num_slots(), _LETTER_DIM))
-            logits = model.letter(parts[torch.arange(len(parts)), facts.slots])
+            logits = model.letter(parts[torch.arange(len(parts), device=parts.device), facts.slots])
             losses.append(F.cross_entropy(logits.float(), facts.letters - letter_rows()[0]))
         return torch.stack(losses).sum()
 
