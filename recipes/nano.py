@@ -1,4 +1,4 @@
-"""Make nano from nothing: tokenizer, language tower, autoencoder, denoiser, and the checkpoint folder.
+"""Make nano from nothing: tokenizer, language tower, eyes, autoencoder, denoiser, and the checkpoint folder.
 
     danqing train recipes/nano.py --run-dir runs/nano --atlas atlas.safetensors
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from danqing.conditioning.images import sheet, to_pixels
+from danqing.conditioning.pictures import save_processor
 from danqing.conditioning.tokenizer import Tokenizer
 from danqing.conditioning.tokenizer_training import train_tokenizer
 from danqing.data.atlas import Atlas
@@ -40,8 +41,10 @@ from danqing.pipelines.generate import GenerateRequest, generate
 from danqing.sampling.schedule import ScheduleConfig
 from danqing.training.config import TrainConfig, learning_rate_factor, override
 from danqing.training.objectives.autoencoder import Autoencoding
+from danqing.training.objectives.describing import PICTURE_LIMITS, Seeing, SeeingTrainee
 from danqing.training.objectives.flow import Flow
 from danqing.training.objectives.language import Language, LanguageTrainee
+from danqing.training.objectives.seeing import SceneTokens
 from danqing.training.run import Run
 from danqing.training.state import load_average
 from danqing.training.trainer import train as train_stage
@@ -63,6 +66,10 @@ STAGES = {
         steps=6000, batch_size=64, learning_rate=2e-3, warmup_steps=100, decay_fraction=0.4, ema_decay=0.998,
         optimizer="muon", log_every=20, evaluate_every=500, save_every=250,
     ),
+    "vision": TrainConfig(
+        steps=20_000, batch_size=32, learning_rate=2e-3, warmup_steps=300, decay_fraction=0.4, ema_decay=0.998,
+        optimizer="muon", log_every=50, evaluate_every=1000, save_every=250,
+    ),
     "vae": TrainConfig(steps=20_000, batch_size=8, learning_rate=1e-3, decay_fraction=0.4),
     "flow": TrainConfig(
         steps=3000, batch_size=64, learning_rate=2e-3, warmup_steps=200, decay_fraction=0.25,
@@ -72,7 +79,7 @@ STAGES = {
 }  # fmt: skip
 
 VISION = VisionConfig(
-    dim=128, hidden_dim=256, num_layers=4, num_heads=4, out_dim=192, full_attention_layers=(1, 3)
+    dim=128, hidden_dim=256, num_layers=4, num_heads=4, out_dim=192, full_attention_layers=(0, 1, 2, 3)
 )
 AUTOENCODER = VAEConfig(base_dim=24, num_res_blocks=1)
 DENOISER = MMDiTConfig(
@@ -109,6 +116,7 @@ def train(run: Run) -> None:
     steps = {
         "tokenizer": lambda: make_tokenizer(run, atlas),
         "language": lambda: train_language(run, atlas, stages["language"], deadline),
+        "vision": lambda: train_vision(run, atlas, stages["vision"], deadline),
         "vae": lambda: train_vae(run, atlas, stages["vae"], deadline),
         "flow": lambda: train_flow(run, atlas, stages["flow"], deadline),
         "export": lambda: export(run, atlas, stages, run.run_dir / "nano"),
@@ -137,6 +145,27 @@ def train_language(run: Run, atlas: Atlas, config: TrainConfig, deadline: float 
     vlm.init_weights(torch.Generator().manual_seed(config.seed))
     objective = Language(atlas, tokenizer, batch_size=config.batch_size, seed=config.seed)
     return _train(run, objective, LanguageTrainee(vlm), config, "language", deadline)
+
+
+def train_vision(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | None) -> bool:
+    """Train the vision tower and its merger into the frozen language tower."""
+    tokenizer = Tokenizer.load(run.run_dir / "tokenizer")
+    torch.manual_seed(config.seed)
+    vlm = VLM(vlm_config(tokenizer))
+    vlm.init_weights(torch.Generator().manual_seed(config.seed))
+    vlm.load_state_dict(_part(run, "language", "vlm."), strict=False)
+    tokens = SceneTokens(vlm.config.dim)
+    tokens.load_state_dict(_part(run, "language", "eyes."))
+    objective = Seeing(
+        atlas,
+        tokenizer,
+        VISION,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        asked=8,
+        asked_from=config.steps // 2,
+    )
+    return _train(run, objective, SeeingTrainee(vlm, tokens), config, "vision", deadline)
 
 
 def train_vae(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | None) -> bool:
@@ -204,8 +233,7 @@ def export(run: Run, atlas: Atlas, stages: dict[str, TrainConfig], path: Path) -
         whole = find_checkpoint(run.init).vlm(run.device, torch.float32, vision=True)
     else:
         whole = VLM(vlm.config)
-        whole.init_weights(torch.Generator().manual_seed(0))  # the vision tower is trained for editing, later
-        whole.load_state_dict(vlm.state_dict(), strict=False)
+        whole.load_state_dict({**_part(run, "vision", "vlm."), **vlm.state_dict()})
     write_folder(
         path,
         transformer=(DENOISER, load_average(run.run_dir / "flow")),
@@ -217,6 +245,7 @@ def export(run: Run, atlas: Atlas, stages: dict[str, TrainConfig], path: Path) -
         dtype=torch.float16,
     )
     tokenizer.save(path / "tokenizer")
+    save_processor(path / "processor", tokenizer, VISION, PICTURE_LIMITS)
     files = {stage: run.run_dir / stage / "progress.json" for stage in stages}
     made = {stage: json.loads(file.read_text()) for stage, file in files.items() if file.exists()}
     before = None if run.init is None else find_checkpoint(run.init).path / "making.json"
@@ -239,11 +268,16 @@ def frozen_parts(run: Run) -> tuple[VAE, VLM, Tokenizer]:
     vae = VAE(dataclasses.replace(AUTOENCODER, **{key: tuple(values) for key, values in statistics.items()}))
     vae.load_state_dict(load_average(run.run_dir / "vae"))
     vlm = VLM(vlm_config(tokenizer), vision=False)
-    trained = load_average(run.run_dir / "language")
-    vlm.load_state_dict({k.removeprefix("vlm."): v for k, v in trained.items() if k.startswith("vlm.")})
+    vlm.load_state_dict(_part(run, "language", "vlm."))
     for part in (vae, vlm):
         part.eval().requires_grad_(False).to(run.device)
     return vae.to(memory_format=torch.channels_last), vlm, tokenizer
+
+
+def _part(run: Run, stage: str, prefix: str) -> dict[str, Tensor]:
+    """Return the averaged weights of a stage that begin with `prefix`, without it."""
+    trained = load_average(run.run_dir / stage)
+    return {name.removeprefix(prefix): t for name, t in trained.items() if name.startswith(prefix)}
 
 
 def components(run: Run, denoiser: MMDiT, parts: tuple[VAE, VLM, Tokenizer]) -> Components:

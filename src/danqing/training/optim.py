@@ -32,7 +32,7 @@ def build_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.
 
 def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
     # Modulation is left out: a third of the parameters, read once a picture, and not worth Muon's iterations.
-    in_block = "transformer_blocks." in name or "model.layers." in name
+    in_block = any(part in name for part in ("transformer_blocks.", "model.layers.", "visual.blocks."))
     return parameter.dim() == 2 and in_block and "_mod." not in name
 
 

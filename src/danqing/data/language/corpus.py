@@ -14,6 +14,7 @@ from danqing.data.atlas import Atlas
 from danqing.data.colours import COLOURS
 from danqing.data.concepts import LANGUAGES
 from danqing.data.language.captions import caption
+from danqing.data.language.descriptions import description
 from danqing.data.language.facts import Labels, facts, ordered
 from danqing.data.language.instructions import edit_instruction
 from danqing.data.language.nouns import nouns
@@ -73,8 +74,8 @@ def draw_text(rng: np.random.Generator, atlas: Atlas) -> Text:
         asked, answer = question(scene, language, rng, atlas)
         return Text(task="describe", prompt=asked, answer=answer, picture=scene)
     if task < _TASK_SHARES[3]:
-        answer = caption(scene, language, rng, atlas, length="full")
-        return Text(task="describe", prompt=describe_question(language), answer=answer, picture=scene)
+        answer, asked = description(scene, language, atlas), describe_question(language)
+        return Text(task="describe", prompt=asked, answer=answer, picture=scene)
     return Text(task="generate", prompt=caption(_sign(rng), language, rng, atlas))
 
 
