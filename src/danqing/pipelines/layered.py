@@ -189,12 +189,12 @@ def caption(components: Components, picture: Image.Image, *, language: str = "en
     """Return what the conditioner says is in the picture, in `language` en or zh; greedy."""
     vlm, tokenizer = components.vlm, components.tokenizer
     pixels = picture_pixels(picture, vlm.config.vision, components.picture_limits)
-    patches, grid_thw = picture_patches(vlm, [pixels.to(components.device, components.dtype)])
+    patches, grid_thw = picture_patches(vlm, [pixels])
     tokens = vlm.generate(
         picture_token_ids(vlm, tokenizer, CAPTION_PROMPTS[language], grid_thw),
         max_new_tokens=CAPTION_TOKENS,
         stop=(tokenizer.eos, tokenizer.pad),
-        patches=patches,
+        patches=patches.to(components.device),
         grid_thw=grid_thw,
     )
     text = tokenizer.decode(list(tokens)).strip()
