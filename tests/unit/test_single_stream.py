@@ -107,6 +107,10 @@ def test_autoencoders_that_no_release_has_are_refused(changes):
         VAE21Config(**changes)
 
 
+def test_a_released_autoencoder_needs_few_latents_around_a_tile():
+    assert VAE21Config().encoder_halo == VAE21Config().decoder_halo == 3
+
+
 def test_a_shortcut_down_averages_a_picture_with_an_empty_frame():
     pixels = torch.arange(8.0).view(1, 2, 2, 2)
     assert averaged(pixels, 4, 1).flatten().tolist() == [0.5, 2.5, 4.5, 6.5]

@@ -21,6 +21,9 @@ from torch import Tensor, nn
 from danqing.errors import ConfigError, RequestError
 from danqing.models.vae import ChannelNorm, Downsample, MidBlock, ResidualBlock, Upsample, normed_silu
 
+# Stages at the small end of each half that run whole even in tiles: they hold little of the memory, but four
+# fifths of the receptive field.
+_COARSE = 2
 _RELEASED_MEAN = (
     0.5126, 0.7721, -0.0631, 1.3506, -0.7855, -2.1025, -0.3458, 1.3722,
     1.8873, -1.7177, -0.6510, 0.2732, 0.7562, -0.6163, -1.0277, 3.8363,
@@ -74,6 +77,8 @@ class VAE21Config:
         ):
             if value != released:
                 raise ConfigError(f"VAE 2.1: expected {name} {released}, found {value}: no release has it")
+        if len(self.dim_mult) <= _COARSE:
+            raise ConfigError(f"VAE 2.1: expected more than {_COARSE} dim_mult, found {self.dim_mult}")
         if len(self.temperal_downsample) != len(self.dim_mult) - 1:
             raise ConfigError(
                 f"VAE 2.1: expected {len(self.dim_mult) - 1} temperal_downsample, one between two dim_mult, "
@@ -89,18 +94,16 @@ class VAE21Config:
 
     @property
     def encoder_halo(self) -> int:
-        """Latents around a tile that the encoder's down blocks see (their receptive field, rounded up)."""
-        levels = len(self.dim_mult)
-        # A pixel of level i is 2**i pixels of the picture; a halving convolution sees two further ones.
-        pixels = 1 + sum(2 * self.num_res_blocks * 2**level for level in range(levels))
-        pixels += sum(2 * 2**level for level in range(levels - 1))
+        """Latents around a tile that the encoder's fine stages see (their receptive field, rounded up)."""
+        # A pixel of stage i is 2**i pixels of the picture; a halving convolution sees two further ones.
+        scales = [2**level for level in range(len(self.dim_mult) - _COARSE)]
+        pixels = 1 + sum((2 * self.num_res_blocks + 2) * scale for scale in scales)
         return -(-pixels // self.spatial_ratio)
 
     @property
     def decoder_halo(self) -> int:
-        """Latents around a tile that the decoder's up blocks see."""
-        levels = len(self.dim_mult)
-        scales = [self.spatial_ratio >> level for level in range(levels)]
+        """Latents around a tile that the decoder's fine stages see."""
+        scales = [self.spatial_ratio >> level for level in range(_COARSE, len(self.dim_mult))]
         pixels = 1 + sum(2 * (self.num_res_blocks + 1) * scale for scale in scales) + sum(scales[1:])
         return -(-pixels // self.spatial_ratio)
 
@@ -129,8 +132,9 @@ class VAE21(nn.Module):
     ) -> tuple[Float[Tensor, "batch z lat_h lat_w"], Float[Tensor, "batch z lat_h lat_w"]]:
         """Return mean and log-variance of the (unnormalised) latent posterior.
 
-        With `tile` (latents per side) the down blocks run tile by tile with a halo of their receptive field.
-        The mid block always runs whole, so the result does not depend on the tile size.
+        With `tile` (latents per side) the fine stages run tile by tile with a halo of their receptive field.
+        What follows, whose attention sees everything, always runs whole. The result does not depend on the
+        tile size.
         """
         config, (batch, channels, height, width) = self.config, pixels.shape
         ratio = config.spatial_ratio
@@ -138,14 +142,15 @@ class VAE21(nn.Module):
             raise RequestError(f"VAE: expected sides divisible by {ratio}, found {height} by {width}")
         if channels != config.in_channels:
             raise RequestError(f"VAE: expected {config.in_channels} channels, found {channels}")
+        fine, halo = self.encoder.fine, config.encoder_halo
         if tile is None:
-            hidden = self.encoder.down(pixels)
+            hidden = fine(pixels)
         else:
-            hidden = pixels.new_empty(batch, self.encoder.dim, height // ratio, width // ratio)
-            run_in_tiles(
-                self.encoder.down, pixels, hidden, ratios=(ratio, 1), tile=tile, halo=config.encoder_halo
-            )
-        mean, log_variance = self.quant_conv(self.encoder.middle(hidden)).chunk(2, dim=1)
+            per_latent = ratio // self.encoder.cut_ratio
+            sides = (height // self.encoder.cut_ratio, width // self.encoder.cut_ratio)
+            hidden = pixels.new_empty(batch, self.encoder.cut_dim, *sides)
+            run_in_tiles(fine, pixels, hidden, ratios=(ratio, per_latent), tile=tile, halo=halo)
+        mean, log_variance = self.quant_conv(self.encoder.whole(hidden)).chunk(2, dim=1)
         return mean, log_variance
 
     def decode(
@@ -153,18 +158,19 @@ class VAE21(nn.Module):
     ) -> Float[Tensor, "batch channels height width"]:
         """Return pixels clamped to [-1, 1].
 
-        With `tile` (latents per side) the up blocks run tile by tile with a halo of their receptive field;
-        the mid block, whose attention sees everything, always runs whole. The result does not depend on the
-        tile size.
+        With `tile` (latents per side) the fine stages run tile by tile with a halo of their receptive field;
+        what precedes them, whose attention sees everything, always runs whole. The result does not depend on
+        the tile size.
         """
         shift, scale = self._statistics(latents)
-        hidden = self.decoder.middle(self.post_quant_conv(latents * scale + shift))
+        hidden = self.decoder.whole(self.post_quant_conv(latents * scale + shift))
+        fine, halo = self.decoder.fine, self.config.decoder_halo
         if tile is None:
-            return self.decoder.up(hidden).clamp(-1, 1)
-        config, (batch, _, height, width) = self.config, hidden.shape
-        ratio = config.spatial_ratio
-        pixels = hidden.new_empty(batch, config.out_channels, height * ratio, width * ratio)
-        run_in_tiles(self.decoder.up, hidden, pixels, ratios=(1, ratio), tile=tile, halo=config.decoder_halo)
+            return fine(hidden).clamp(-1, 1)
+        batch, _, height, width = latents.shape
+        ratio, per_latent = self.config.spatial_ratio, hidden.shape[-1] // width
+        pixels = hidden.new_empty(batch, self.config.out_channels, height * ratio, width * ratio)
+        run_in_tiles(fine, hidden, pixels, ratios=(per_latent, ratio), tile=tile, halo=halo)
         return pixels.clamp_(-1, 1)
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,36 +217,39 @@ def _fine(span: slice, ratio: int) -> slice:
 
 
 class Encoder(nn.Module):
-    """Stages that halve the size, then a mid block on the whole latent."""
+    """Stages that halve the size, then a mid block that sees the whole latent."""
 
     def __init__(self, config: VAE21Config) -> None:
         super().__init__()
         dims = [config.base_dim * mult for mult in (1, *config.dim_mult)]
-        self.dim = dims[-1]
+        self.cut_dim, self.cut_ratio = dims[-1 - _COARSE], 2 ** (len(config.dim_mult) - _COARSE)
+        """Channels of what `fine` returns, and pixels for each position of it."""
         self.conv_in = nn.Conv2d(config.in_channels, dims[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(
             DownBlock(dim_in, dim_out, config.num_res_blocks, frames)
             for (dim_in, dim_out), frames in zip(pairwise(dims), _frames(config), strict=True)
         )
-        self.mid_block = MidBlock(self.dim)
-        self.norm_out = ChannelNorm(self.dim)
-        self.conv_out = nn.Conv2d(self.dim, 2 * config.z_dim, 3, padding=1)
+        self.mid_block = MidBlock(dims[-1])
+        self.norm_out = ChannelNorm(dims[-1])
+        self.conv_out = nn.Conv2d(dims[-1], 2 * config.z_dim, 3, padding=1)
 
-    def down(self, pixels: Tensor) -> Tensor:
-        """Run the part that sees a neighbourhood: pixels to features of the mid block's size."""
+    def fine(self, pixels: Tensor) -> Tensor:
+        """Run the stages on large grids, each of which sees a neighbourhood."""
         hidden = self.conv_in(pixels.contiguous(memory_format=torch.channels_last))
-        for block in self.down_blocks:
+        for block in self.down_blocks[:-_COARSE]:
             hidden = block(hidden)
         return hidden
 
-    def middle(self, hidden: Tensor) -> Tensor:
-        """Run the part that sees everything; returns mean and log-variance, before `quant_conv`."""
-        hidden = self.mid_block(hidden.contiguous(memory_format=torch.channels_last))
-        return self.conv_out(normed_silu(self.norm_out, hidden, inplace=True))
+    def whole(self, hidden: Tensor) -> Tensor:
+        """Run the coarse stages and the mid block; returns mean and log-variance, before `quant_conv`."""
+        hidden = hidden.contiguous(memory_format=torch.channels_last)
+        for block in self.down_blocks[-_COARSE:]:
+            hidden = block(hidden)
+        return self.conv_out(normed_silu(self.norm_out, self.mid_block(hidden), inplace=True))
 
 
 class Decoder(nn.Module):
-    """Mid block on the whole latent, then stages that double the size and see only a neighbourhood."""
+    """A mid block that sees the whole latent, then stages that double the size."""
 
     def __init__(self, config: VAE21Config) -> None:
         super().__init__()
@@ -256,13 +265,16 @@ class Decoder(nn.Module):
         self.norm_out = ChannelNorm(dims[-1])
         self.conv_out = nn.Conv2d(dims[-1], config.out_channels, 3, padding=1)
 
-    def middle(self, latents: Tensor) -> Tensor:
-        """Run the part that sees the whole latent."""
-        return self.mid_block(self.conv_in(latents.contiguous(memory_format=torch.channels_last)))
+    def whole(self, latents: Tensor) -> Tensor:
+        """Run the mid block and the coarse stages."""
+        hidden = self.mid_block(self.conv_in(latents.contiguous(memory_format=torch.channels_last)))
+        for block in self.up_blocks[:_COARSE]:
+            hidden = block(hidden)
+        return hidden
 
-    def up(self, hidden: Tensor) -> Tensor:
-        """Run the part that sees a neighbourhood: features of the mid block to pixels, not clamped."""
-        for block in self.up_blocks:
+    def fine(self, hidden: Tensor) -> Tensor:
+        """Run the stages on large grids, each of which sees a neighbourhood; returns pixels, not clamped."""
+        for block in self.up_blocks[_COARSE:]:
             hidden = block(hidden)
         return self.conv_out(normed_silu(self.norm_out, hidden, inplace=True))
 
