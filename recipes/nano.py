@@ -52,7 +52,8 @@ from danqing.weights.layouts import CheckpointInfo, write_folder
 
 VOCABULARY = 5632
 TEXTS = 25_000  # scenes whose texts the tokenizer learns from
-SIZE = 128  # pixels a side
+SIZE = 128  # pixels a side of what is drawn
+SEEN = 168  # pixels a side of what the conditioner sees: 6 x 6 tokens
 CROP = 64  # pixels a side of the autoencoder's training crops
 KL_WEIGHT = 3e-4
 LANGUAGES = {"en": 0.6, "zh": 0.3}  # of the captions the denoiser sees; the ten others share the rest
@@ -67,8 +68,8 @@ STAGES = {
         optimizer="muon", log_every=20, evaluate_every=500, save_every=250,
     ),
     "vision": TrainConfig(
-        steps=20_000, batch_size=32, learning_rate=2e-3, warmup_steps=300, decay_fraction=0.4, ema_decay=0.998,
-        optimizer="muon", log_every=50, evaluate_every=1000, save_every=250,
+        steps=20_000, batch_size=32, learning_rate=2e-3, warmup_steps=300, decay_fraction=0.4,
+        ema_decay=0.998, optimizer="muon", log_every=50, evaluate_every=1000, save_every=250,
     ),
     "vae": TrainConfig(steps=20_000, batch_size=8, learning_rate=1e-3, decay_fraction=0.4),
     "flow": TrainConfig(
@@ -103,7 +104,7 @@ INFO = CheckpointInfo(
     guidance=3.0,
     max_length=64,
     reference_area=SIZE * SIZE,
-    vision_area=SIZE * SIZE,
+    vision_area=SEEN * SEEN,
     about="Being taught 300 things in four styles on coloured backgrounds; its card says how far it is.",
 )
 
