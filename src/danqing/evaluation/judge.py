@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from danqing.data.concepts import concepts
+from danqing.errors import DataError
 from danqing.evaluation.items import Atom, Clause, Item, Made
 from danqing.scoring.ocr import Reader, words_match
 from danqing.scoring.reading import Found, Reading, SceneReader, packaged_reader, stands
@@ -33,7 +34,7 @@ class SceneJudge:
     def judge(self, made: Made, item: Item) -> tuple[Atom, ...]:
         """Return one atom a fact; of an ambiguous item, those of the reading that the picture meets best."""
         if isinstance(made, str):
-            raise TypeError(f"expected a picture for {item.row}, found a text")
+            raise DataError(f"expected a picture for {item.row}, found a text")
         return self.facts(self.read(made), made, item)
 
     def read(self, picture: Image.Image) -> Reading:

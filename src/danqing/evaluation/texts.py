@@ -17,6 +17,7 @@ from danqing.data.world import SceneKind, sample_scene
 from danqing.data.world.sample import weighted
 from danqing.data.world.scene import OPPOSITE
 from danqing.data.world.split import Split
+from danqing.errors import DataError
 from danqing.evaluation.asked import COUNTS, SEED, Asked, Profile, clauses, readable, source_name, take
 from danqing.evaluation.items import Atom, Clause, Item, Made
 from danqing.evaluation.results import Row, mean_fact
@@ -83,7 +84,7 @@ class TextJudge:
     def judge(self, made: Made, item: Item) -> tuple[Atom, ...]:
         """Return an atom for each fact of a description and each thing not there, or one for an answer."""
         if isinstance(made, Image.Image):
-            raise TypeError(f"expected a text for {item.row}, found a picture")
+            raise DataError(f"expected a text for {item.row}, found a picture")
         if item.answer:
             right = same_answer(made, item.answer, item.language)
             return (Atom(name="answer", value=float(right), wanted=item.answer, seen=made.strip()),)
