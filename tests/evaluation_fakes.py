@@ -1,4 +1,7 @@
-"""Stand-ins for a model and a judge: a painter of plain pages, and one who names their colour."""
+"""Stand-ins for a model and a judge: a painter of plain pages, and one who names their colour.
+
+Where words are asked for, the painter says a colour and the judge listens.
+"""
 
 import os
 import time
@@ -10,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from danqing.errors import RequestError, ResourceError
-from danqing.evaluation.items import Atom, Clause, Item
+from danqing.evaluation.items import Atom, Clause, Item, Made
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white")
 
@@ -21,6 +24,20 @@ def colour_items(count: int, row: str = "background") -> list[Item]:
     return [
         Item(row=row, prompt=f"page {index} in {colour}", include=(Clause(background=colour),))
         for index, colour in enumerate(wanted)
+    ]
+
+
+def said_items(count: int, row: str = "said") -> list[Item]:
+    """Return items that ask for the colour of a page in words."""
+    return [
+        Item(
+            row=row,
+            prompt=f"colour of page {index}?",
+            ability="describe",
+            source=f"page-{index}",
+            answer=COLOURS[index % len(COLOURS)],
+        )
+        for index in range(count)
     ]
 
 
@@ -42,7 +59,7 @@ class FakePainter:
     def request(self, item: Item, seed: int) -> Mapping[str, Any]:
         return {"prompt": item.prompt, "seed": seed}
 
-    def answer(self, items: Sequence[Item], seed: int) -> list[Image.Image]:
+    def answer(self, items: Sequence[Item], seed: int) -> list[Made]:
         self.calls.append([item.prompt for item in items])
         for item in items:
             if "refuse" in item.tags:
@@ -51,7 +68,7 @@ class FakePainter:
                 raise ResourceError("the painter is ill")
         return [self._paint(item, seed) for item in items]
 
-    def _paint(self, item: Item, seed: int) -> Image.Image:
+    def _paint(self, item: Item, seed: int) -> Made:
         time.sleep(self._seconds)
         if self._log is not None:
             with self._log.open("a") as file:
@@ -59,9 +76,11 @@ class FakePainter:
                 file.flush()
                 os.fsync(file.fileno())
         rng = np.random.default_rng([seed, int(item.id, 16)])
-        wanted = item.include[0].background or "white"
+        wanted = item.answer or item.include[0].background or "white"
         others = [colour for colour in COLOURS if colour != wanted]
         shown = others[rng.integers(len(others))] if rng.random() < self._wrong else wanted
+        if item.answer:
+            return shown
         pixels = np.array(ImageColor.getrgb(shown)) + rng.integers(-9, 10, (16, 16, 3))
         return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
@@ -74,9 +93,11 @@ class FakeJudge:
     def __init__(self) -> None:
         self.calls = 0
 
-    def judge(self, picture: Image.Image, item: Item) -> tuple[Atom, ...]:
+    def judge(self, made: Made, item: Item) -> tuple[Atom, ...]:
         self.calls += 1
-        mean = np.asarray(picture, float).mean((0, 1))
+        if isinstance(made, str):
+            return (Atom(name="answer", value=float(made == item.answer), wanted=item.answer, seen=made),)
+        mean = np.asarray(made, float).mean((0, 1))
         seen = min(COLOURS, key=lambda colour: float(np.abs(mean - ImageColor.getrgb(colour)).sum()))
         wanted = item.include[0].background or ""
         return (Atom(name="background", value=float(seen == wanted), wanted=wanted, seen=seen),)

@@ -1,4 +1,4 @@
-"""An evaluation killed with SIGKILL goes on where it was; and the shipped model through the same path."""
+"""An evaluation killed with SIGKILL goes on where it was, pictures and texts; and nano the same way."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from danqing.evaluation.items import Clause, Item
 from danqing.evaluation.run import plan, run, score
 from danqing.evaluation.store import Store
 from danqing.evaluation.systems import ModelSystem
-from tests.evaluation_fakes import FakeJudge, FakePainter, colour_items
+from tests.evaluation_fakes import FakeJudge, FakePainter, colour_items, said_items
 
 ROOT = Path(__file__).parents[2]
 COUNT, BATCH = 48, 3
@@ -24,9 +24,10 @@ import sys
 from pathlib import Path
 from danqing.evaluation.run import plan, run, score
 from danqing.evaluation.store import Store
-from tests.evaluation_fakes import FakeJudge, FakePainter, colour_items
+from tests.evaluation_fakes import FakeJudge, FakePainter, colour_items, said_items
 folder = Path(sys.argv[1])
-painter, items = FakePainter(seconds=0.02, log=folder / "log"), colour_items({COUNT})
+painter = FakePainter(seconds=0.02, log=folder / "log")
+items = [*colour_items({COUNT // 2}), *said_items({COUNT // 2})]
 with Store.open(folder / "store.sqlite") as store:
     run(plan(items, painter, [0], store), store, batch={BATCH})
     score(items, painter, [0], FakeJudge(), store)
@@ -44,12 +45,13 @@ def test_a_killed_run_goes_on_without_drawing_anything_again(tmp_path):
         kept = there
     assert _start(tmp_path).wait(timeout=60) == 0
 
-    painter, judge, items = FakePainter(), FakeJudge(), colour_items(COUNT)
+    painter, judge = FakePainter(), FakeJudge()
+    items = [*colour_items(COUNT // 2), *said_items(COUNT // 2)]
     with Store.open(store, readonly=True) as opened:
         assert plan(items, painter, [0], opened).there == COUNT
         tried = Counter(attempt.key for attempt in opened.attempts())
         assert len(tried) == COUNT
-        assert set(tried.values()) == {1}  # each picture was drawn and kept once
+        assert set(tried.values()) == {1}  # each answer was made and kept once
         assert kept.items() <= _created(store).items()
         assert len(opened.scores(judge.name, judge.version)) == COUNT
     painted = Counter(log.read_text().splitlines())

@@ -1,5 +1,6 @@
-"""The store of pictures and scores: everything once, nothing half, and only files that are stores."""
+"""The store of answers and scores: everything once, nothing half, and only files that are stores."""
 
+import io
 import sqlite3
 
 import numpy as np
@@ -36,6 +37,25 @@ def test_a_picture_comes_back_as_it_was(store):
     assert store.digests([task().key, "other"]) == {task().key: found.digest}
     with pytest.raises(DataError, match="expected an answer with key other"):
         store.kept("other")
+
+
+def test_a_text_comes_back_as_it_was(store):
+    said = ["红色的苹果\n", ""]
+    two = [task(), task(seed=1)]
+    store.add_answers(list(zip(two, said, strict=True)), 1.0)
+    assert [store.kept(one.key).made for one in two] == said
+    assert {store.kept(one.key).kind for one in two} == {"text"}
+    assert len(set(store.digests([one.key for one in two]).values())) == 2
+
+
+def test_the_picture_that_an_edit_is_about_is_kept_by_name(store):
+    red, blue = Image.new("RGB", (4, 4), "red"), Image.new("RGB", (4, 4), "blue")
+    store.add_sources({"first": red})
+    store.add_sources({"first": blue, "second": blue})  # what is there stays
+    assert store.sources() == {"first", "second"}
+    assert store.source("first").getpixel((0, 0)) == (255, 0, 0)
+    with pytest.raises(DataError, match="expected a source named third"):
+        store.source("third")
 
 
 def test_equal_pixels_are_kept_once(store):
@@ -113,6 +133,52 @@ def test_a_file_that_is_no_store_is_refused(tmp_path):
     with pytest.raises(DataError, match="another SQLite file"):
         Store.open(other)
     assert other.read_bytes() == before
+
+
+OLD = """
+CREATE TABLE systems (name TEXT, version TEXT, settings TEXT NOT NULL, PRIMARY KEY (name, version));
+CREATE TABLE items (id TEXT PRIMARY KEY, content TEXT NOT NULL);
+CREATE TABLE tasks (
+  system TEXT, version TEXT, item TEXT REFERENCES items, seed INTEGER, key TEXT NOT NULL,
+  PRIMARY KEY (system, version, item, seed), FOREIGN KEY (system, version) REFERENCES systems
+);
+CREATE TABLE blobs (digest TEXT PRIMARY KEY, png BLOB NOT NULL);
+CREATE TABLE pictures (
+  key TEXT PRIMARY KEY, digest TEXT NOT NULL REFERENCES blobs, request TEXT NOT NULL, seconds REAL NOT NULL,
+  created REAL NOT NULL
+);
+CREATE TABLE attempts (
+  number INTEGER PRIMARY KEY, key TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL,
+  created REAL NOT NULL
+);
+CREATE TABLE scores (
+  digest TEXT REFERENCES blobs, item TEXT, judge TEXT, version TEXT, atoms TEXT NOT NULL,
+  seconds REAL NOT NULL, created REAL NOT NULL, PRIMARY KEY (digest, item, judge, version)
+);
+PRAGMA application_id = 1685153142;
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_store_of_pictures_alone_is_brought_up_to_date(tmp_path):
+    path = tmp_path / "store.sqlite"
+    png = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(png, "PNG")
+    with sqlite3.connect(path) as connection:
+        connection.executescript(OLD)
+        connection.execute("INSERT INTO blobs VALUES ('digest', ?)", (png.getvalue(),))
+        connection.execute("INSERT INTO pictures VALUES (?, 'digest', '{}', 1.5, 0)", (task().key,))
+        connection.execute("INSERT INTO scores VALUES ('digest', 'item', 'judge', '1', '[]', 0.1, 0)")
+    connection.close()
+    with pytest.raises(DataError, match="expected version 2 of the store, found 1; open it once for writing"):
+        Store.open(path, readonly=True)
+    for _ in range(2):
+        with Store.open(path) as store:
+            assert store.kept(task().key).made.getpixel((0, 0)) == (255, 0, 0)
+            assert store.kept(task().key).seconds == 1.5
+            assert store.scores("judge", "1") == {("digest", "item"): ()}
+            store.add_tasks(PAINTER, [task(), task(seed=1)])
+            store.add_answers([(task(seed=1), "red")], 1.0)
 
 
 def test_a_store_of_another_version_is_refused(tmp_path):

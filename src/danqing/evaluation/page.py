@@ -65,6 +65,11 @@ class Gallery:
     missed: int
     total: int
 
+    @property
+    def edits(self) -> bool:
+        """Whether its answers are pictures made of pictures."""
+        return any(card.source and card.picture for card in self.cards)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
