@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from PIL import Image
 
 from danqing.evaluation.items import Clause, Item
 from danqing.evaluation.page import render_page, write_page
@@ -14,7 +15,7 @@ from danqing.evaluation.report import make_report
 from danqing.evaluation.results import Entrant, Row, read_results
 from danqing.evaluation.run import plan, run, score
 from danqing.evaluation.store import Store
-from tests.evaluation_fakes import FakeJudge, FakePainter, colour_items
+from tests.evaluation_fakes import FakeJudge, FakePainter, colour_items, said_items
 
 PAINTER, POOR, PERFECT = FakePainter("ours", wrong=0.4), FakePainter("old", wrong=0.7), FakePainter("truth")
 JUDGE = FakeJudge()
@@ -136,6 +137,47 @@ def test_the_report_is_inside_to_be_saved(page, made):
     content = {name: base64.b64decode(link.split(",", 1)[1]).decode() for name, link in links.items()}
     assert json.loads(content["report.json"]) == json.loads(made[0].to_json())
     assert content["report.csv"] == made[0].to_csv()
+
+
+@pytest.fixture
+def about(tmp_path):
+    """A page about two edits and two texts."""
+    edits = [
+        dataclasses.replace(item, ability="edit", source=f"page-{index}", row="edit")
+        for index, item in enumerate(colour_items(2))
+    ]
+    items = [*edits, *said_items(2)]
+    rows = (
+        Row(name="edit"),
+        Row(name="said"),
+        Row(name="level", of="edit", unit="dB", value=lambda _: -2.5, counts=False),
+    )
+    with Store.open(tmp_path / "store.sqlite") as store:
+        store.add_sources({f"page-{index}": Image.new("RGB", (16, 16), "red") for index in range(2)})
+        for system in (PAINTER, PERFECT):
+            run(plan(items, system, [0], store), store)
+            score(items, system, [0], JUDGE, store)
+        entrants = [Entrant.of(PAINTER, "model"), Entrant.of(PERFECT, "ceiling")]
+        results = read_results(store, rows=rows, entrants=entrants, judges=[(JUDGE.name, JUDGE.version)])
+        yield render_page(make_report(results, title="About pages"), results)
+
+
+def test_an_edit_stands_between_its_source_and_the_truth(about):
+    figures = re.findall(r"<figure.*?</figure>", about, re.DOTALL)
+    assert len(figures) == 4  # a row in a unit shows no answers of its own
+    assert [body.count("<img") for body in figures] == [3, 3, 1, 1]
+    assert 'alt="The picture that is meant by: page 0 in red"' in about
+
+
+def test_what_was_said_is_text_beside_its_picture(about):
+    said = re.findall(r'<p class="said" lang="en" dir="auto">(\w+)</p>', about)
+    assert len(said) == 2
+    assert about.count('<p class="wanted">truth: ') == 2
+
+
+def test_a_row_in_a_unit_has_numbers_and_no_bar(about):
+    assert "<b>−2.500</b> <small>dB</small>" in about
+    assert len(outline(about).all("svg")) == 3  # two rows and their mean
 
 
 def test_pictures_are_few_and_small(made):

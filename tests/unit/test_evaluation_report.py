@@ -105,6 +105,42 @@ def test_a_value_over_all_seeds_of_an_item(store):
     assert row.floor is None
 
 
+def test_a_row_in_a_unit_sees_the_same_answers_and_stays_out_of_the_mean(store):
+    def level(answer):
+        return None if answer.item.prompt.startswith("page 1 ") else -20.0 * (1 - answer.atoms[0].value)
+
+    rows = (*ROWS, Row(name="level", of="background", title="Level", unit="dB", value=level, counts=False))
+    found = make_report(read_results(store, rows=rows, entrants=ENTRANTS, judges=[WHO]), title="Levels")
+    row = found.rows[-1]
+    shares = [
+        one.value
+        for one in _observations(store)
+        if one.value is not None and one.item != colour_items(2)[1].id  # page 1 says nothing of a level
+    ]
+    good = row.cells["good"]
+    assert good.interval.mean == pytest.approx(-20 * (1 - sum(shares) / len(shares)))
+    assert good.interval.low < good.interval.mean < good.interval.high
+    assert good.zero is None
+    assert row.cells["perfect"].interval.low == row.cells["perfect"].interval.high == 0  # no share, no bounds
+    assert row.floor is None
+    assert (
+        found.mean
+        == make_report(read_results(store, rows=ROWS, entrants=ENTRANTS, judges=[WHO]), title="Levels").mean
+    )
+    assert "Level (dB)" in str(found)
+    with pytest.raises(DataError, match="stay out of the mean"):
+        Row(name="level", unit="dB")
+
+
+def test_a_floor_of_its_own_takes_the_place_of_other_prompts(store):
+    entrants = [*ENTRANTS[:1], dataclasses.replace(ENTRANTS[1], role="floor"), *ENTRANTS[2:]]
+    found = make_report(read_results(store, rows=ROWS, entrants=entrants, judges=[WHO]), title="Floors")
+    assert [column.label for column in found.columns] == ["good", "perfect"]
+    poor = make_report(read_results(store, rows=ROWS, entrants=ENTRANTS, judges=[WHO]), title="Columns")
+    assert found.rows[0].floor == poor.rows[0].cells["poor"].interval
+    assert "poor" not in str(found)
+
+
 def test_programs_read_the_report_as_json_and_csv(report):
     told = json.loads(report.to_json())
     assert told["rows"][0]["cells"]["good"]["refused"] == 2

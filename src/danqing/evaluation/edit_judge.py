@@ -33,6 +33,8 @@ _EXACT: Final = ("add", "more", "move")
 _NEAR: Final = 0.3
 """Share of a change, in squared error, up to which a result counts as the true one. Through an autoencoder
 0.1, shifted by two of 128 pixels 0.3, with another concept of the same colour 0.5 and more, undone 1."""
+_UNDONE: Final = 0.6
+"""Share of a change, in squared error, from which nothing was removed."""
 _CHANGED: Final = 2  # levels of 255 from which a pixel counts as changed
 
 EditOf = Callable[[Item], Edit]
@@ -85,6 +87,8 @@ class EditJudge:
             return [_atom("change", True, "as the true result")]
         reading = self._scenes.read(picture)
         atoms = list(self._scenes.facts(reading, picture, item))
+        if edit.kind == "remove":  # what the reader misses may still be there
+            atoms.append(_atom("change", _missing(drawn, truth) <= _UNDONE, "changed"))
         if edit.kind in ("move", "resize"):
             atoms.append(_changed_box(reading, edit))
         if edit.kind == "style":

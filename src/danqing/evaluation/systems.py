@@ -39,16 +39,19 @@ class ModelSystem:
     ) -> None:
         """`source_of` is needed for items about pictures; `size` is of pictures drawn from a prompt alone."""
         self._model, self._steps, self._guidance, self._source_of = model, steps, guidance, source_of
+        info = model.info
         request = GenerateRequest(prompt="-", seed=0, steps=steps, guidance=guidance, size=size)
-        self._request = request.resolved(model.info)
-        self.name = name or model.info.name
+        self._request = request.resolved(info) if TASKS["draw"] in info.tasks else request
+        self.name = name or info.name
         told = parameters(self._request)
         own = {key: value for key, value in told.items() if key not in ("prompt", "seed")}
         precision = str(model.components.dtype).removeprefix("torch.")
         self.settings: Mapping[str, Any] = {
-            "model": model.info.name,
+            "model": info.name,
             "weights": weights_digest(model),
             "precision": precision,
+            "steps": info.steps,
+            "guidance": info.guidance,
             **{key: value for key, value in own.items() if value is not None},
         }
         self.version = content_key(self.settings)[:12]
