@@ -13,7 +13,9 @@ import pytest
 
 from tests.e2e.conftest import Done
 from tests.e2e.test_recipe_nano import smaller_recipe
+from tests.editor import half, noisy, write_editor
 from tests.guards.files import ROOT, SOURCE
+from tests.layering import write_controlnet, write_layered
 
 README = (ROOT / "README.md").read_text()
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -37,6 +39,10 @@ class Run:
 AS_IT_IS = Run()
 BANANAS = tuple(f"danqing-{6 + k}-two-bananas-on-a-green-background-{k}.png" for k in (1, 2, 3, 4))
 SMALL = Run(instead=(("1328x1328", "256x256"), ("50", "2")))  # the weights are a tiny random model's
+STEERED = Run(more=("--size", "256x256", "--steps", "2"))
+SAID = Run(more=("--max-tokens", "8"))  # random weights never come to an end
+RELEASE = "--model path/to/Qwen-Image"
+INTO_SOFA = '"put the cat of picture 1 on the sofa of picture 2"'
 UP_TO_THE_NETWORK = Run(mistake="--overwrite")  # the atlas is there: it ends after all flags were checked
 STOPPED = Run(more=("--max-seconds", "0", "--device", "cpu"), makes=("runs/nano/tokenizer",))
 COMMANDS = {
@@ -47,6 +53,24 @@ COMMANDS = {
     ),
     "danqing info panda.png": AS_IT_IS,
     "danqing doctor": AS_IT_IS,
+    'danqing "a red apple in watercolours" --image photo.png --strength 0.6': AS_IT_IS,
+    'danqing "a green apple" --image photo.png --mask apple-is-white.png': AS_IT_IS,
+    f'danqing edit photo.png "make the apple green" -o green.png {RELEASE}-Edit-2511': Run(
+        makes=("green.png",)
+    ),
+    f"danqing edit cat.png sofa.jpg {INTO_SOFA} {RELEASE}-Edit-2511": AS_IT_IS,
+    f'danqing edit photo.png "a green apple" --mask apple-is-white.png {RELEASE}-Edit-2511': AS_IT_IS,
+    f"danqing describe photo.png {RELEASE}": SAID,
+    f"danqing describe photo.png --language zh {RELEASE}": SAID,
+    f'danqing describe photo.png --ask "how many apples?" {RELEASE}': SAID,
+    f"danqing layers poster.png --count 4 {RELEASE}-Layered": Run(
+        makes=tuple(f"poster-{number}.png" for number in (1, 2, 3, 4))
+    ),
+    f"danqing layers poster.png -o poster.ora {RELEASE}-Layered": Run(makes=("poster.ora",)),
+    f'danqing "a red house" --control edges.png:0.9:0:0.8 {RELEASE} '
+    "--controlnet path/to/Qwen-Image-ControlNet-Union": STEERED,
+    f'danqing "a red house" --control edges.png --control-mask hole.png {RELEASE} '
+    "--controlnet path/to/Qwen-Image-ControlNet-Inpainting": STEERED,
     "danqing generate \"a coffee shop sign that says 'Open'\" --model path/to/Qwen-Image --size 1328x1328 "
     "--steps 50 --guidance 4": SMALL,
     "danqing info path/to/Qwen-Image": AS_IT_IS,
@@ -87,9 +111,17 @@ def test_every_command_is_known_and_every_known_one_is_there():
 def place(tmp_path, tiny_folder) -> Path:
     """A folder with what the commands of README take for granted."""
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in PROMPTS))
-    shutil.copytree(
-        tiny_folder, tmp_path / "path" / "to" / "Qwen-Image", ignore=shutil.ignore_patterns("danqing.json")
-    )
+    for number, name in enumerate(("photo.png", "poster.png", "edges.png", "cat.png", "sofa.jpg")):
+        noisy(60, 44, seed=number).save(tmp_path / name)
+    for name in ("apple-is-white.png", "hole.png"):
+        half(60, 44).save(tmp_path / name)
+    releases = tmp_path / "path" / "to"
+    # No danqing.json: opened as a release is. Those below keep theirs, with which they draw small pictures.
+    shutil.copytree(tiny_folder, releases / "Qwen-Image", ignore=shutil.ignore_patterns("danqing.json"))
+    write_editor(tiny_folder, releases / "Qwen-Image-Edit-2511")
+    write_layered(tiny_folder, releases / "Qwen-Image-Layered")
+    write_controlnet(releases / "Qwen-Image-ControlNet-Union")
+    write_controlnet(releases / "Qwen-Image-ControlNet-Inpainting", masked=True)
     shutil.copy(SOURCE / "data" / "sprites.safetensors", tmp_path / "atlas.safetensors")
     smaller_recipe(tmp_path / "recipes")
     return tmp_path
@@ -120,6 +152,14 @@ def test_building_data_says_what_it_needs(cli):
     done = cli("data", "build", "--help")
     assert done.code == 0
     assert "npm" in done.out
+
+
+def test_nano_refuses_in_the_words_of_the_readme(cli, place):
+    done = cli("edit", "photo.png", "make the apple green")
+    assert done.is_mistake("cannot edit")
+    said = done.err.removeprefix("error: ").strip()
+    assert f'"{said}"' in " ".join(README.split())
+    assert cli("describe", "photo.png").is_mistake("cannot describe")
 
 
 def test_python(place, monkeypatch):
