@@ -98,6 +98,7 @@ def test_an_orange_is_a_fruit_or_a_colour():
         ("a green apple", "an apple", "en"),
         ("红色", "红色", "zh"),
         ("两只狗和一个红色的苹果", "一个红色的苹果和两只狗", "zh"),
+        ("3个。", "三个", "zh"),
         ("Sí", "sí", "es"),
         ("open", "OPEN", "en"),
     ],

@@ -20,6 +20,7 @@ Examples:
   danqing evaluate world
   danqing evaluate world --model runs/nano/nano --earlier nano --profile full -o evaluation
   danqing evaluate world --rows object --rows count --plan
+  danqing evaluate world --rows edit --rows describe --rows questions --concepts 300
 """
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -84,7 +85,7 @@ def gate(
     type=click.Choice(["smoke", "full"]),
     default="smoke",
     show_default=True,
-    help="How many prompts: minutes, or hours.",
+    help="How many items a row: two dozen, or hundreds.",
 )
 @click.option("--rows", multiple=True, metavar="NAME", help="Only rows whose name begins so; repeat.")
 @click.option("--earlier", metavar="MODEL", help="Another checkpoint to compare with.")
@@ -98,7 +99,7 @@ def gate(
     "--atlas", type=_FILE, metavar="FILE", help="Sprites of true renders.  [default: the package's]"
 )
 @click.option("--steps", type=click.IntRange(min=1), metavar="N", help="[default: the checkpoint's own]")
-@click.option("--no-baselines", is_flag=True, help="Leave out the baseline that is told nothing.")
+@click.option("--no-baselines", is_flag=True, help="Leave out the baseline that is told or shown nothing.")
 @click.option("--plan", "plan_only", is_flag=True, help="Say what is missing and stop.")
 @click.option(
     "-o",
@@ -107,7 +108,7 @@ def gate(
     default=Path("evaluation"),
     show_default=True,
     metavar="FOLDER",
-    help="Keeps pictures, scores, report.json and report.html; resumes.",
+    help="Keeps answers, scores, report.json and report.html; resumes.",
 )
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @json_option
@@ -128,10 +129,11 @@ def world(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Measure a checkpoint on the drawn world: things, colours, counts, relations, words, languages.
+    """Measure a checkpoint on the drawn world: what it draws, edits and describes, in twelve languages.
 
-    Draws and judges what is missing in the output folder, then prints the table and writes one page that
-    works offline. Stopped at any point it goes on where it was.
+    Makes and judges what is missing in the output folder, then prints the table and writes one page that
+    works offline. Stopped at any point it goes on where it was. Rows that the checkpoint cannot do are left
+    out.
     """
     use_threads(threads)
     import danqing

@@ -7,7 +7,6 @@ import torch
 
 from danqing.data.atlas import Atlas
 from danqing.model import Model
-from danqing.models.vae import VAE
 
 _SAMPLED: Final = 16  # values of each tensor that tell one set of weights from another
 
@@ -18,7 +17,7 @@ def weights_digest(model: Model) -> str:
     return _digest(parts.transformer, parts.vae, parts.vlm)
 
 
-def vae_digest(vae: VAE) -> str:
+def vae_digest(vae: torch.nn.Module) -> str:
     """Return the same for an autoencoder alone."""
     return _digest(vae)
 

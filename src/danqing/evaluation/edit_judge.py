@@ -18,9 +18,8 @@ from danqing.evaluation.digests import atlas_digest, vae_digest
 from danqing.evaluation.edits import OUTSIDE
 from danqing.evaluation.items import Atom, Item, Made
 from danqing.evaluation.judge import SceneJudge
-from danqing.evaluation.reconstruction import restore
+from danqing.evaluation.reconstruction import Autoencoder, restore
 from danqing.evaluation.renders import SIDE
-from danqing.models.vae import VAE
 from danqing.scoring.reading import Found, Reading
 
 WITHIN: Final = 3.0
@@ -56,7 +55,7 @@ class EditJudge:
 
     name = "world, edits"
 
-    def __init__(self, scenes: SceneJudge, edit_of: EditOf, atlas: Atlas, vae: VAE) -> None:
+    def __init__(self, scenes: SceneJudge, edit_of: EditOf, atlas: Atlas, vae: Autoencoder) -> None:
         """`edit_of` gives the true edit of an item, `vae` is the one of the model that is measured."""
         self._scenes, self._edit_of, self._atlas, self._vae = scenes, edit_of, atlas, vae
         self._version = f"{scenes.version}-1-{atlas_digest(atlas)[:4]}{vae_digest(vae)[:8]}"

@@ -25,11 +25,10 @@ from danqing.data.atlas import Atlas, packaged_atlas
 from danqing.data.concepts import concepts
 from danqing.data.world import Prompt, held_out_prompts, render
 from danqing.evaluation.digests import weights_digest
-from danqing.evaluation.reconstruction import restore
+from danqing.evaluation.reconstruction import Autoencoder, restore
 from danqing.evaluation.sheets import captioned_sheet
 from danqing.evaluation.statistics import Rate
 from danqing.model import Model
-from danqing.models.vae import VAE
 from danqing.pipelines.generate import GenerateRequest
 from danqing.scoring.match import Verdict, first_concepts, packaged_matcher
 
@@ -137,7 +136,7 @@ def measure_drawing(
     request: GenerateRequest,
     *,
     settings: Mapping[str, Any],
-    vae: VAE | None = None,
+    vae: Autoencoder | None = None,
     count: int = 100,
     out: Path | None = None,
     atlas: Atlas | None = None,

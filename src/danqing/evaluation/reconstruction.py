@@ -5,22 +5,30 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from danqing.conditioning.images import sheet, to_pixels
 from danqing.data.atlas import Atlas, packaged_atlas
 from danqing.data.world import Scene, render, sample_scene
 from danqing.models.vae import VAE
+from danqing.models.vae21 import VAE21
 
+Autoencoder = VAE | VAE21
 _SHOWN = 16
 
 
 @torch.no_grad()
-def restore(vae: VAE, pixels: Tensor) -> Tensor:
-    """Return pixels (batch, channels, height, width) encoded and decoded one by one, fp32 on the CPU."""
-    like = next(vae.parameters())
-    restored = [vae.decode(vae.encode(one.to(like.device, like.dtype))) for one in pixels.split(1)]
-    return torch.cat(restored).float().cpu()
+def restore(vae: Autoencoder, pixels: Tensor) -> Tensor:
+    """Return pixels (batch, channels, height, width) encoded and decoded one by one, fp32 on the CPU.
+
+    An autoencoder that knows transparency sees three channels as opaque.
+    """
+    like, channels = next(vae.parameters()), pixels.shape[1]
+    known = vae.config.in_channels if isinstance(vae, VAE21) else vae.config.input_channels
+    given = F.pad(pixels, (0, 0, 0, 0, 0, known - channels), value=1.0)
+    restored = [vae.decode(vae.encode(one.to(like.device, like.dtype))) for one in given.split(1)]
+    return torch.cat(restored)[:, :channels].float().cpu()
 
 
 def held_out_scenes(count: int, atlas: Atlas) -> list[Scene]:
@@ -30,7 +38,7 @@ def held_out_scenes(count: int, atlas: Atlas) -> list[Scene]:
 
 
 def reconstruction(
-    vae: VAE,
+    vae: Autoencoder,
     scenes: Sequence[Scene] | None = None,
     *,
     count: int = 64,

@@ -13,8 +13,7 @@ from danqing.data.world import Scene, render
 from danqing.errors import RequestError
 from danqing.evaluation.digests import atlas_digest
 from danqing.evaluation.items import Item, Made, content_key
-from danqing.evaluation.reconstruction import restore
-from danqing.models.vae import VAE
+from danqing.evaluation.reconstruction import Autoencoder, restore
 
 Finish = Callable[[Image.Image], Image.Image]
 SceneOf = Callable[[Item, int], Scene | None]
@@ -70,7 +69,7 @@ class RenderSystem:
         return picture if self._finish is None else self._finish(picture)
 
 
-def through(vae: VAE) -> Finish:
+def through(vae: Autoencoder) -> Finish:
     """Return a finish that encodes and decodes a picture."""
     return lambda picture: to_pictures(restore(vae, to_pixels(np.array(picture)[None])))[0]
 

@@ -12,7 +12,6 @@ from danqing.data.atlas import Atlas
 from danqing.data.concepts import LANGUAGES
 from danqing.data.language import question
 from danqing.data.language.nouns import nouns
-from danqing.data.language.tables import table
 from danqing.data.world import SceneKind, sample_scene
 from danqing.data.world.sample import weighted
 from danqing.data.world.scene import OPPOSITE
@@ -20,6 +19,7 @@ from danqing.data.world.split import Split
 from danqing.errors import DataError
 from danqing.evaluation.asked import COUNTS, SEED, Asked, Profile, clauses, readable, source_name, take
 from danqing.evaluation.items import Atom, Clause, Item, Made
+from danqing.evaluation.phrases import phrases
 from danqing.evaluation.results import Row, mean_fact
 from danqing.evaluation.said import Mention, Said, understand
 
@@ -207,13 +207,15 @@ def _alike(said: Mention, wanted: Mention) -> bool:
 
 
 def _parts(text: str, language: str) -> Counter[str]:
-    """Return the parts of a list, plain."""
-    numbers = table(language).words.get("number", ()) if language == "en" else ()
-    digits = {word: str(count) for count, word in enumerate(numbers) if count}
+    """Return the parts of a list, plain, with numbers as digits."""
+    digits = {word: str(count) for word, count in phrases(language).number.items() if len(word) > 1}
+    signs = str.maketrans(
+        {word: str(count) for word, count in phrases(language).number.items() if word > "z"}
+    )
     found: Counter[str] = Counter()
     for part in _JOINTS.split(text.casefold()):
         bare = _ARTICLES.sub(" ", part) if language == "en" else part
-        words = _MARKS.sub(" ", bare).split()
+        words = _MARKS.sub(" ", bare.translate(signs)).split()
         if words:
             found[" ".join(digits.get(word, word) for word in words)] += 1
     return found
