@@ -59,6 +59,7 @@ KL_WEIGHT = 3e-4
 LANGUAGES = {"en": 0.6, "zh": 0.3}  # of the captions the denoiser sees; the ten others share the rest
 SCENES: dict[SceneKind, float] = {"single": 0.62, "count": 0.14, "pair": 0.16, "words": 0.08}
 CONCEPTS = 300  # from the start of the core: what the denoiser is taught to draw, beside the plain shapes
+EDITS = 0.5  # share of the tasks that edit a picture, in the last stage
 STYLES = {"flat": 0.75, "3D": 0.25}
 SHIFT, FINAL_SHIFT = 3.0, 1.5  # noise shift of training, and where it ends during the decay
 
@@ -77,6 +78,11 @@ STAGES = {
         optimizer="muon",
         ema_decay=0.998, log_every=20, evaluate_every=400, save_every=200,
     ),
+    "edit": TrainConfig(
+        steps=2000, batch_size=64, learning_rate=1e-3, warmup_steps=100, decay_fraction=0.4,
+        optimizer="muon",
+        ema_decay=0.998, log_every=20, evaluate_every=400, save_every=200,
+    ),
 }  # fmt: skip
 
 VISION = VisionConfig(
@@ -89,6 +95,7 @@ DENOISER = MMDiTConfig(
     num_attention_heads=3,
     joint_attention_dim=192,
     axes_dims_rope=(16, 24, 24),
+    zero_cond_t=True,
 )
 SCHEDULE = ScheduleConfig(
     base_shift=float(np.log(SHIFT)), max_shift=float(np.log(SHIFT)), shift_terminal=None
@@ -119,11 +126,12 @@ def train(run: Run) -> None:
         "language": lambda: train_language(run, atlas, stages["language"], deadline),
         "vision": lambda: train_vision(run, atlas, stages["vision"], deadline),
         "vae": lambda: train_vae(run, atlas, stages["vae"], deadline),
-        "flow": lambda: train_flow(run, atlas, stages["flow"], deadline),
+        "flow": lambda: train_denoiser(run, atlas, "flow", stages["flow"], deadline),
+        "edit": lambda: train_denoiser(run, atlas, "edit", stages["edit"], deadline),
         "export": lambda: export(run, atlas, stages, run.run_dir / "nano"),
     }
     if run.init is not None:
-        steps = {name: steps[name] for name in ("flow", "export")}
+        steps = {name: steps[name] for name in ("flow", "edit", "export")}
     if unknown := set(run.stages) - set(steps):
         raise ConfigError(f"--stage: expected some of {', '.join(steps)}, found {sorted(unknown)[0]!r}")
     for name, work in steps.items():
@@ -187,16 +195,26 @@ def train_vae(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | Non
     return True
 
 
-def train_flow(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | None) -> bool:
-    """Train the denoiser on encoded scenes."""
+def train_denoiser(run: Run, atlas: Atlas, stage: str, config: TrainConfig, deadline: float | None) -> bool:
+    """Train the denoiser to draw ("flow"), then to edit as well ("edit"), on encoded scenes."""
     torch.manual_seed(config.seed)
     model = MMDiT(DENOISER)
     initialise(model)
-    if run.init is not None:
+    if stage == "edit":
+        model.load_state_dict(load_average(run.run_dir / "flow"))
+    elif run.init is not None:
         trained = find_checkpoint(run.init).transformer(torch.device("cpu"), torch.float32)
         model.load_state_dict(trained.state_dict())
     parts = frozen_parts(run)
-    encoder = SceneEncoder(atlas=atlas, vae=parts[0], vlm=parts[1], tokenizer=parts[2], size=SIZE)
+    encoder = SceneEncoder(
+        atlas=atlas,
+        vae=parts[0],
+        vlm=parts[1],
+        tokenizer=parts[2],
+        size=SIZE,
+        vision_area=SEEN * SEEN,
+        limits=PICTURE_LIMITS,
+    )
     prompts = [item.prompt for item in held_out_prompts(16, atlas)]
 
     def sample(denoiser: nn.Module, path: Path) -> None:
@@ -213,45 +231,44 @@ def train_flow(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | No
         stable = (learning_rate_factor(decay, step) - config.final_fraction) / (1 - config.final_fraction)
         return FINAL_SHIFT + (SHIFT - FINAL_SHIFT) * stable
 
-    codes = (*core_codes()[:CONCEPTS], *shapes())
-    mixture = Mixture(languages=LANGUAGES, shares=SCENES, codes=codes, styles=STYLES)
-    cache = ExampleCache(
-        encoder,
-        run.run_dir / "examples",
-        seed=config.seed,
-        mixture=mixture,
-        shard_size=512,
-        reuse=6,
+    mixture = Mixture(
+        languages=LANGUAGES,
+        shares=SCENES,
+        codes=(*core_codes()[:CONCEPTS], *shapes()),
+        styles=STYLES,
+        edits=EDITS if stage == "edit" else 0.0,
     )
+    shards = run.run_dir / stage / "examples"
+    cache = ExampleCache(encoder, shards, seed=config.seed, mixture=mixture, shard_size=512, reuse=6)
     objective = Flow(cache, batch_size=config.batch_size, seed=config.seed, shift=shift, sample=sample)
-    return _train(run, objective, model, config, "flow", deadline)
+    return _train(run, objective, model, config, stage, deadline)
 
 
 def export(run: Run, atlas: Atlas, stages: dict[str, TrainConfig], path: Path) -> None:
     """Write the checkpoint folder with the averaged weights, fp16, and what its making took."""
     vae, vlm, tokenizer = frozen_parts(run)
-    if run.init is not None:
-        whole = find_checkpoint(run.init).vlm(run.device, torch.float32, vision=True)
-    else:
-        whole = VLM(vlm.config)
-        whole.load_state_dict({**_part(run, "vision", "vlm."), **vlm.state_dict()})
+    before = None if run.init is None else find_checkpoint(run.init)
+    made = {
+        stage: json.loads(file.read_text())
+        for stage in stages
+        if (file := run.run_dir / stage / "progress.json").exists()
+    }
+    tasks = ["generate"] if before is None else list(before.info().tasks)
+    tasks += [task for stage, task in (("edit", "edit"), ("vision", "describe")) if stage in made]
     write_folder(
         path,
-        transformer=(DENOISER, load_average(run.run_dir / "flow")),
+        transformer=(DENOISER, load_average(run.run_dir / ("edit" if "edit" in made else "flow"))),
         vae=(vae.config, vae.state_dict()),
-        text_encoder=(vlm.config, whole.state_dict()),
+        text_encoder=(vlm.config, vlm.state_dict()),
         schedule=SCHEDULE,
-        info=INFO,
+        info=dataclasses.replace(INFO, tasks=tuple(dict.fromkeys(tasks))),
         folded_vae=True,
         dtype=torch.float16,
     )
     tokenizer.save(path / "tokenizer")
     save_processor(path / "processor", tokenizer, VISION, PICTURE_LIMITS)
-    files = {stage: run.run_dir / stage / "progress.json" for stage in stages}
-    made = {stage: json.loads(file.read_text()) for stage, file in files.items() if file.exists()}
-    before = None if run.init is None else find_checkpoint(run.init).path / "making.json"
-    if before is not None and before.exists():
-        made = {"before": json.loads(before.read_text()), **made}
+    if before is not None and (before.path / "making.json").exists():
+        made = {"before": json.loads((before.path / "making.json").read_text()), **made}
     (path / "making.json").write_text(json.dumps(made, indent=1) + "\n")
 
 
@@ -261,15 +278,18 @@ def frozen_parts(run: Run) -> tuple[VAE, VLM, Tokenizer]:
         folder, fp32 = find_checkpoint(run.init), torch.float32
         return (
             folder.vae(run.device, fp32),
-            folder.vlm(run.device, fp32),
+            folder.vlm(run.device, fp32, vision=True),
             Tokenizer.load(folder.path / "tokenizer"),
         )
     tokenizer = Tokenizer.load(run.run_dir / "tokenizer")
     statistics = json.loads((run.run_dir / "vae" / "latents.json").read_text())
     vae = VAE(dataclasses.replace(AUTOENCODER, **{key: tuple(values) for key, values in statistics.items()}))
     vae.load_state_dict(load_average(run.run_dir / "vae"))
-    vlm = VLM(vlm_config(tokenizer), vision=False)
-    vlm.load_state_dict(_part(run, "language", "vlm."))
+    vlm = VLM(vlm_config(tokenizer))
+    vlm.init_weights(torch.Generator().manual_seed(0))  # drawing needs no eyes: they may be trained meanwhile
+    for stage in ("vision", "language"):
+        if (run.run_dir / stage).is_dir():
+            vlm.load_state_dict(_part(run, stage, "vlm."), strict=False)
     for part in (vae, vlm):
         part.eval().requires_grad_(False).to(run.device)
     return vae.to(memory_format=torch.channels_last), vlm, tokenizer

@@ -14,7 +14,7 @@ import danqing
 from danqing.model import find_checkpoint
 from tests.guards.files import ROOT
 
-STAGES = ("language", "vae", "flow")
+STAGES = ("language", "vision", "vae", "flow", "edit")
 SMALLER = {
     "TEXTS = 25_000": "TEXTS = 300",
     "VOCABULARY = 5632": "VOCABULARY = 1200",
@@ -89,23 +89,26 @@ def test_a_checkpoint_from_nothing(train, tmp_path, monkeypatch):
 
     # the same command goes on to the end
     train("run")
-    assert [steps(run / stage) for stage in STAGES] == [2, 2, 2]
+    assert [steps(run / stage) for stage in STAGES] == [2] * len(STAGES)
     for stage in STAGES:
         metrics = [json.loads(line) for line in (run / stage / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in metrics] == [2]  # the evaluation after the last step
         assert all(value == value for line in metrics for value in line.values())  # none is NaN
-    assert {path.name for path in (run / "flow").glob("sheet-*.png")} == {"sheet-0000002.png"}
+    for stage in ("flow", "edit"):
+        assert {path.name for path in (run / stage).glob("sheet-*.png")} == {"sheet-0000002.png"}
 
     # as if it had not been stopped
     shutil.copytree(run / "tokenizer", tmp_path / "whole" / "tokenizer")
     train("whole", "--stage", "language")
     assert same_state(tmp_path / "whole" / "language", state(run / "language"))
 
-    # the checkpoint draws
+    # the checkpoint draws, edits and describes
     model = danqing.load(run / "nano", device="cpu", precision="fp32")
     assert model.info.name == "danqing-nano"
     picture = model.generate("a red apple on a blue table", seed=7)
     assert picture.size == (32, 32)
+    assert model.edit([picture], "make the apple green", seed=7).size == (32, 32)
+    assert model.describe(picture, max_tokens=4) is not None
     making = json.loads((run / "nano" / "making.json").read_text())
     assert {stage: made["step"] for stage, made in making.items()} == dict.fromkeys(STAGES, 2)
     assert all(made["flops"] > 0 and made["items"] == 4 for made in making.values())
@@ -134,7 +137,7 @@ def test_no_time_makes_the_tokenizer_and_stops(train, tmp_path):
 
 def test_an_unknown_stage_is_a_mistake(cli):
     done = cli("train", ROOT / "recipes" / "nano.py", "--run-dir", "run", "--stage", "flwo")
-    assert done.is_mistake("--stage: expected some of tokenizer, language, vae, flow, export, found 'flwo'")
+    assert done.is_mistake("--stage: expected some of tokenizer, language, vision, vae, flow, edit, export, found 'flwo'")
 
 
 def test_a_checkpoint_is_trained_on(cli, tmp_path):

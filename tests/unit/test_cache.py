@@ -3,15 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from danqing.conditioning.images import to_pixels
-from danqing.conditioning.text import encode_prompts
+from danqing.conditioning.pictures import fitted_size, picture_pixels, resized
+from danqing.conditioning.text import encode_edit_prompts, encode_prompts
 from danqing.data.atlas import packaged_atlas
-from danqing.data.cache import ExampleCache, Mixture, SceneEncoder
+from danqing.data.cache import UNTOLD, ExampleCache, Mixture, SceneEncoder, Task
 from danqing.data.language import caption
 from danqing.data.language.seen import style_of
 from danqing.data.world import contains_held_out, render, sample_scene
+from danqing.weights.layouts import Folder
 
 SIZE = 16
 LANGUAGES = {"en": 0.6, "zh": 0.3}
@@ -22,20 +25,26 @@ class Recording:
 
     def __init__(self, encoder: SceneEncoder) -> None:
         self.encoder, self.atlas = encoder, encoder.atlas
-        self.scenes, self.captions = [], []
+        self.tasks = []
 
-    def encode(self, scenes, captions):
-        self.scenes += scenes
-        self.captions += captions
-        return self.encoder.encode(scenes, captions)
+    @property
+    def scenes(self):
+        return [task.scene for task in self.tasks]
+
+    @property
+    def captions(self):
+        return [task.prompt for task in self.tasks]
+
+    def encode(self, tasks):
+        self.tasks += tasks
+        return self.encoder.encode(tasks)
 
 
 @pytest.fixture(scope="module")
-def encoder(tiny) -> SceneEncoder:
+def encoder(tiny, tiny_folder) -> SceneEncoder:
     parts = tiny.components
-    return SceneEncoder(
-        atlas=packaged_atlas(), vae=parts.vae, vlm=parts.vlm, tokenizer=parts.tokenizer, size=SIZE
-    )
+    vlm = Folder(tiny_folder).vlm(parts.device, torch.float32, vision=True)
+    return SceneEncoder(atlas=packaged_atlas(), vae=parts.vae, vlm=vlm, tokenizer=parts.tokenizer, size=SIZE)
 
 
 @pytest.fixture
@@ -66,25 +75,47 @@ def name(number):
     return f"shard-{number:06d}.safetensors"
 
 
-def scenes_and_captions(encoder, count):
+def drawn_tasks(encoder, count):
     rng = np.random.default_rng(0)
     scenes = [sample_scene(rng, encoder.atlas) for _ in range(count)]
-    return scenes, [caption(scene, "en", rng, encoder.atlas) for scene in scenes]
+    return [Task(scene=scene, prompt=caption(scene, "en", rng, encoder.atlas)) for scene in scenes]
 
 
 def test_text_is_encoded_as_for_drawing(encoder):
-    scenes, captions = scenes_and_captions(encoder, 3)
-    examples = encoder.encode(scenes, captions)
+    tasks = drawn_tasks(encoder, 3)
+    examples = encoder.encode(tasks)
     assert examples.offsets[-1] == len(examples.txt)
-    for index, text in enumerate(captions):
-        expected = encode_prompts(encoder.vlm, encoder.tokenizer, [text]).txt[0]
-        assert torch.equal(examples.text(index), expected.half())
+    for index, task in enumerate(tasks):
+        expected = encode_prompts(encoder.vlm, encoder.tokenizer, [task.prompt]).txt[0]
+        assert torch.equal(examples[index].txt, expected.half().float())
+        assert examples[index].reference is None
+
+
+def test_edits_are_encoded_as_for_editing(encoder):
+    rng, atlas = np.random.default_rng(2), encoder.atlas
+    mixture = Mixture(languages=LANGUAGES, edits=1.0, untold=0.3)
+    tasks = [mixture.draw(rng, atlas) for _ in range(12)]
+    assert {task.prompt == UNTOLD for task in tasks} == {True, False}
+    assert not any(contains_held_out(one) for task in tasks for one in (task.scene, task.source))
+    examples = encoder.encode(tasks)
+    assert examples.references.shape == examples.latents.shape
+    for index, task in enumerate(tasks[:3]):
+        source = render(task.source, atlas, SIZE)
+        with torch.no_grad():
+            exact = encoder.vae.encode(to_pixels(source[None]))[0]
+        assert (examples[index].reference - exact).abs().mean() < 0.05 * exact.std()
+        seen = picture_pixels(
+            resized(Image.fromarray(source), fitted_size((SIZE, SIZE), encoder.vision_area)),
+            encoder.vlm.config.vision,
+        )
+        expected = encode_edit_prompts(encoder.vlm, encoder.tokenizer, [task.prompt], [seen]).txt[0]
+        assert torch.equal(examples[index].txt, expected.half().float())
 
 
 def test_pictures_are_encoded_by_the_autoencoder(encoder):
-    scenes, captions = scenes_and_captions(encoder, 34)  # more than are encoded together
-    examples = encoder.encode(scenes, captions)
-    pixels = to_pixels(np.stack([render(scene, encoder.atlas, SIZE) for scene in scenes]))
+    tasks = drawn_tasks(encoder, 34)  # more than are encoded together
+    examples = encoder.encode(tasks)
+    pixels = to_pixels(np.stack([render(task.scene, encoder.atlas, SIZE) for task in tasks]))
     with torch.no_grad():
         exact = encoder.vae.encode(pixels)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -121,12 +152,12 @@ def test_a_shard_in_the_folder_is_read(make, encoder):
 
 def test_files_are_half_precision_and_batches_single(make):
     cache = make()
-    latents, texts = draw(cache, 0, 2)
+    drawn = draw(cache, 0, 2)
     stored = load_file(cache.folder / name(0))
     assert (stored["latents"].dtype, stored["txt"].dtype) == (torch.float16, torch.float16)
-    assert {latents.dtype, *(text.dtype for text in texts)} == {torch.float32}
+    assert {part.dtype for example in drawn for part in example[:2]} == {torch.float32}
     assert same(make().shard(0), cache.shard(0))
-    for row, text in zip(latents, texts, strict=True):
+    for row, text, _ in drawn:
         index = next(k for k in range(4) if torch.equal(stored["latents"][k].float(), row))
         start, end = stored["offsets"][index : index + 2]
         assert torch.equal(stored["txt"][start:end].float(), text)
@@ -175,9 +206,9 @@ def test_the_window_grows_and_then_moves(make):
 
 def test_draws_come_from_the_window(make):
     cache = make()
-    latents, _ = draw(cache, 24)
+    drawn = draw(cache, 24)
     inside = [row for number in (2, 3) for row in cache.shard(number).latents.float()]
-    assert all(any(torch.equal(row, one) for one in inside) for row in latents)
+    assert all(any(torch.equal(example.latents, one) for one in inside) for example in drawn)
 
 
 def test_shards_that_left_while_a_run_was_stopped_are_deleted(make):
@@ -192,7 +223,9 @@ def test_a_draw_depends_on_the_generator_and_the_place_in_the_run(make):
     draw(used, 0)
     draw(used, 40, seed=9)
     for items_before in (8, 24):
-        first, second = draw(fresh, items_before, 6), draw(used, items_before, 6)
-        assert torch.equal(first[0], second[0])
-        assert all(torch.equal(*pair) for pair in zip(first[1], second[1], strict=True))
-    assert not torch.equal(draw(fresh, 24, 6)[0], draw(fresh, 24, 6, seed=1)[0])
+        pairs = zip(draw(fresh, items_before, 6), draw(used, items_before, 6), strict=True)
+        assert all(torch.equal(one.txt, other.txt) for one, other in pairs)
+    first, other = draw(fresh, 24, 6), draw(fresh, 24, 6, seed=1)
+    assert not all(
+        torch.equal(*pair) for pair in zip((e.txt for e in first), (e.txt for e in other), strict=True)
+    )

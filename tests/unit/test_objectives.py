@@ -10,6 +10,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from danqing.conditioning.images import to_pixels
+from danqing.conditioning.latents import pack
 from danqing.conditioning.templates import DESCRIBE, EDIT_PLUS, GENERATE, IMAGE
 from danqing.conditioning.text import encode_prompts
 from danqing.data.atlas import packaged_atlas
@@ -27,6 +28,7 @@ from danqing.models.vlm import VLM
 from danqing.training.objectives.autoencoder import Autoencoding, convolution_flops, psnr
 from danqing.training.objectives.flow import Flow
 from danqing.training.objectives.language import Language, LanguageTrainee, fact_classes
+from danqing.weights.layouts import Folder
 from tests.tiny import AUTOENCODER, TRANSFORMER, randomized
 
 APPLE, DOG = "1F34E", "1F415"
@@ -53,15 +55,22 @@ def learn(objective, model, batches):
 
 
 @pytest.fixture(scope="module")
-def cache(tiny, tmp_path_factory):
+def cache(tiny, tiny_folder, tmp_path_factory):
     """One shard of eight scenes, for as long as these tests draw."""
     parts = tiny.components
-    encoder = SceneEncoder(
-        atlas=packaged_atlas(), vae=parts.vae, vlm=parts.vlm, tokenizer=parts.tokenizer, size=32
-    )
+    vlm = Folder(tiny_folder).vlm(parts.device, torch.float32, vision=True)
+    encoder = SceneEncoder(atlas=packaged_atlas(), vae=parts.vae, vlm=vlm, tokenizer=parts.tokenizer, size=32)
     folder = tmp_path_factory.mktemp("examples")
     mixture = Mixture(languages={"en": 0.6, "zh": 0.3})
     return ExampleCache(encoder, folder, seed=0, mixture=mixture, shard_size=8, reuse=10_000)
+
+
+@pytest.fixture(scope="module")
+def editing(cache, tmp_path_factory):
+    """One shard of eight tasks, about half of them edits."""
+    mixture = Mixture(languages={"en": 0.6, "zh": 0.3}, edits=0.5)
+    folder = tmp_path_factory.mktemp("edits")
+    return ExampleCache(cache.encoder, folder, seed=0, mixture=mixture, shard_size=8, reuse=10_000)
 
 
 def flow(cache, **options):
@@ -75,13 +84,14 @@ def denoiser():
 def test_flow_batches_depend_on_the_step_alone(cache):
     first, second = flow(cache), flow(cache)
     second.batch(5)
-    assert same_batch(first.batch(3), second.batch(3))
-    assert not same_batch(first.batch(3), first.batch(4))
-    assert not same_batch(first.batch(3), flow(cache, seed=1).batch(3))
+    assert same_batch(first.batch(3)[0], second.batch(3)[0])
+    assert not same_batch(first.batch(3)[0], first.batch(4)[0])
+    assert not same_batch(first.batch(3)[0], flow(cache, seed=1).batch(3)[0])
 
 
 def test_a_flow_batch_holds_packed_scenes_and_padded_text(cache):
-    batch = flow(cache).batch(0)
+    [batch] = flow(cache).batch(0)
+    assert batch.references is None
     assert batch.tokens.shape == batch.noise.shape == (4, 4, 64)
     assert batch.sigma.shape == (4,)
     assert ((batch.sigma > 0) & (batch.sigma < 1)).all()
@@ -93,19 +103,36 @@ def test_a_flow_batch_holds_packed_scenes_and_padded_text(cache):
 
 def test_the_shift_is_that_of_the_step(cache):
     objective = flow(cache, shift=lambda step: 1e6 if step else 1e-6)
-    assert objective.batch(0).sigma.max() < 0.1
-    assert objective.batch(1).sigma.min() > 0.9
+    assert objective.batch(0)[0].sigma.max() < 0.1
+    assert objective.batch(1)[0].sigma.min() > 0.9
+
+
+def test_edits_have_the_picture_they_start_from_as_a_second_frame(editing):
+    drawing, edits = flow(editing, batch_size=16).batch(0)
+    assert drawing.references is None
+    assert edits.references.shape == edits.tokens.shape
+    assert len(drawing.tokens) + len(edits.tokens) == 16
+    stored = [editing.shard(0)[index] for index in range(8)]
+    pairs = [(pack(e.latents[None]), pack(e.reference[None])) for e in stored if e.reference is not None]
+    for pair in zip(edits.tokens.split(1), edits.references.split(1), strict=True):
+        assert any(torch.equal(pair[0], one) and torch.equal(pair[1], other) for one, other in pairs)
+    model = denoiser()
+    _, numbers = flow(editing).loss(model, [drawing, edits])
+    other = edits._replace(references=edits.references.flip(0))
+    _, changed = flow(editing).loss(model, [drawing, other])
+    assert numbers["drawing"] == changed["drawing"]
+    assert numbers["editing"] != changed["editing"]
 
 
 def test_dropped_prompts_are_the_empty_prompt(cache):
     parts = cache.encoder
     empty = encode_prompts(parts.vlm, parts.tokenizer, [" "]).txt[0]
-    dropped = flow(cache, drop=1.0).batch(0)
+    [dropped] = flow(cache, drop=1.0).batch(0)
     assert dropped.lengths == [len(empty)] * 4
     assert all(torch.equal(row, empty) for row in dropped.txt)
-    kept = flow(cache, drop=0.0).batch(0)
+    [kept] = flow(cache, drop=0.0).batch(0)
     assert not any(length == len(empty) and torch.equal(row[:length], empty) for row, length in rows(kept))
-    many = flow(cache, batch_size=400, drop=0.25).batch(0)
+    [many] = flow(cache, batch_size=400, drop=0.25).batch(0)
     share = np.mean([length == len(empty) and torch.equal(row[:length], empty) for row, length in rows(many)])
     assert share == pytest.approx(0.25, abs=0.06)
 
@@ -129,11 +156,11 @@ def test_the_flow_loss_falls(cache):
 
 def test_padding_is_not_read(cache):
     objective, model = flow(cache), denoiser()
-    batch = objective.batch(0)
+    [batch] = objective.batch(0)
     padded = batch._replace(txt=F.pad(batch.txt, (0, 0, 0, 5), value=7.0))
-    loss, numbers = objective.loss(model, padded)
-    assert loss.item() == pytest.approx(objective.loss(model, batch)[0].item(), rel=1e-5)
-    assert numbers == {}
+    loss, numbers = objective.loss(model, [padded])
+    assert loss.item() == pytest.approx(objective.loss(model, [batch])[0].item(), rel=1e-5)
+    assert numbers == {"drawing": loss.item()}
 
 
 def test_the_error_is_taken_at_fixed_noise_levels(cache, tmp_path):
@@ -163,9 +190,12 @@ def test_another_process_evaluates_on_the_same_scenes(cache, tmp_path):
 
 def test_flow_operations_are_proportional_to_the_batch(cache):
     objective, model = flow(cache), denoiser()
-    one = objective.batch(0)
+    [one] = objective.batch(0)
     two = one._replace(tokens=torch.cat([one.tokens, one.tokens]))
-    assert objective.flops(model, two) == 2 * objective.flops(model, one) > 0
+    assert objective.flops(model, [two]) == 2 * objective.flops(model, [one]) > 0
+    edits = one._replace(references=one.tokens)
+    longer = one._replace(tokens=torch.cat([one.tokens, one.tokens], dim=1))
+    assert objective.flops(model, [edits]) == objective.flops(model, [longer])
 
 
 # the language tower

@@ -149,12 +149,14 @@ def test_pictures_given_as_features_read_like_pictures():
     torch.testing.assert_close(behind, expected_behind, rtol=1e-4, atol=1e-5)
 
 
-def test_the_noise_is_for_training_alone():
+def test_noise_is_that_of_its_generator():
     module = SceneTokens(16)
     facts = scene_facts([things((APPLE, 0.6, 0.5, 0.5))], packaged_atlas())
-    assert not torch.equal(module(facts), module(facts))
-    module.eval()
+    first, again, other = (module(facts, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(module(facts), module(facts))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, module(facts))
 
 
 @pytest.mark.parametrize("grid", [(5, 5), (4, 8)])

@@ -1,76 +1,133 @@
-"""Scenes as the denoiser trains on them: latents and text features, made once and used a few times.
+"""Tasks as the denoiser trains on them: latents and text features, made once and used a few times.
 
 Encoding a picture costs about a third of a training step on it, so scenes are encoded in shards that are kept
 in a folder while they are in use. A shard depends on its number alone: it can be deleted and made again.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 from danqing.conditioning.images import to_pixels
-from danqing.conditioning.text import encode_prompts
+from danqing.conditioning.pictures import PictureLimits, fitted_size, picture_pixels, resized
+from danqing.conditioning.text import encode_edit_prompts, encode_prompts
 from danqing.conditioning.tokenizer import Tokenizer
 from danqing.data.atlas import Atlas
 from danqing.data.language import caption
 from danqing.data.language.captions import Length
 from danqing.data.language.corpus import draw_language
+from danqing.data.language.instructions import edit_instruction
 from danqing.data.language.seen import style_of
-from danqing.data.world import KIND_SHARES, Scene, SceneKind, render, sample_scene
+from danqing.data.world import KIND_SHARES, Scene, SceneKind, Split, render, sample_scene
 from danqing.models.vae import VAE
 from danqing.models.vlm import VLM
 from danqing.weights.store import write_safetensors
 
-_ENCODED_TOGETHER = 32  # pictures
+UNTOLD: Final = " "
+"""What stands where a prompt is left out."""
+_ENCODED_TOGETHER: Final = 32  # pictures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A scene and the words that ask for it."""
+
+    scene: Scene
+    prompt: str
+    source: Scene | None = None
+    """Of an edit, what it starts from."""
+
+
+class Example(NamedTuple):
+    """One encoded task, fp32."""
+
+    latents: Tensor
+    """(z, lat_h, lat_w), normalised."""
+    txt: Tensor
+    """(tokens, dim) what the denoiser reads."""
+    reference: Tensor | None
+    """(z, lat_h, lat_w) of the picture that is edited."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examples:
-    """Encoded scenes."""
+    """Encoded tasks, fp16."""
 
     latents: Tensor
-    """(count, z, lat_h, lat_w), normalised, fp16."""
+    """(count, z, lat_h, lat_w)."""
     txt: Tensor
-    """(all tokens, dim) text features of all captions, one after another, fp16."""
+    """(all tokens, dim) text features, one task after another."""
     offsets: Tensor
-    """(count + 1,) where each caption's features start in `txt`."""
+    """(count + 1,) where the features of each task start in `txt`."""
+    references: Tensor
+    """(edits, z, lat_h, lat_w)."""
+    reference_of: Tensor
+    """(count,) which of the references a task edits; -1 where it draws from nothing."""
 
-    def text(self, index: int) -> Tensor:
-        """Return the text features of one example, (tokens, dim)."""
-        return self.txt[self.offsets[index] : self.offsets[index + 1]]
+    def __getitem__(self, index: int) -> Example:
+        """Return one task."""
+        start, end = self.offsets[index : index + 2]
+        of = int(self.reference_of[index])
+        return Example(
+            latents=self.latents[index].float(),
+            txt=self.txt[start:end].float(),
+            reference=None if of < 0 else self.references[of].float(),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneEncoder:
-    """The frozen parts that turn scenes into examples."""
+    """The frozen parts that turn tasks into examples."""
 
     atlas: Atlas
     vae: VAE
     vlm: VLM
     tokenizer: Tokenizer
     size: int = 128
+    vision_area: int = 168 * 168
+    """Pixels of a picture as the conditioner sees it; edits need a conditioner with vision."""
+    limits: PictureLimits | None = None
 
-    def encode(self, scenes: list[Scene], captions: list[str]) -> Examples:
-        """Render and encode scenes with their captions."""
+    @torch.no_grad()
+    def encode(self, tasks: Sequence[Task]) -> Examples:
+        """Render and encode tasks."""
+        sources = [task.source for task in tasks if task.source is not None]
+        features = [self._features(task).half().cpu() for task in tasks]
+        edits = torch.tensor([task.source is not None for task in tasks])
+        return Examples(
+            latents=self._latents([task.scene for task in tasks]),
+            txt=torch.cat(features),
+            offsets=torch.tensor([0] + [len(row) for row in features]).cumsum(0),
+            references=self._latents(sources),
+            reference_of=torch.where(edits, edits.cumsum(0) - 1, -1),
+        )
+
+    def _latents(self, scenes: Sequence[Scene]) -> Tensor:
         device = next(self.vae.parameters()).device
-        latents = []
-        with torch.no_grad():
-            for start in range(0, len(scenes), _ENCODED_TOGETHER):
-                part = scenes[start : start + _ENCODED_TOGETHER]
-                pictures = np.stack([render(scene, self.atlas, self.size) for scene in part])
-                with torch.autocast(device.type, dtype=torch.bfloat16):
-                    encoded = self.vae.encode(to_pixels(pictures).to(device))
-                latents.append(encoded.half().cpu())
-            features = [
-                encode_prompts(self.vlm, self.tokenizer, [text]).txt[0].half().cpu() for text in captions
-            ]
-        offsets = torch.tensor([0] + [len(row) for row in features]).cumsum(0)
-        return Examples(latents=torch.cat(latents).contiguous(), txt=torch.cat(features), offsets=offsets)
+        side = self.size // self.vae.config.spatial_ratio
+        latents = [torch.empty(0, self.vae.config.z_dim, side, side, dtype=torch.float16)]
+        for start in range(0, len(scenes), _ENCODED_TOGETHER):
+            part = scenes[start : start + _ENCODED_TOGETHER]
+            pictures = np.stack([render(scene, self.atlas, self.size) for scene in part])
+            with torch.autocast(device.type, dtype=torch.bfloat16):
+                encoded = self.vae.encode(to_pixels(pictures).to(device))
+            latents.append(encoded.half().cpu())
+        return torch.cat(latents).contiguous()
+
+    def _features(self, task: Task) -> Tensor:
+        if task.source is None:
+            return encode_prompts(self.vlm, self.tokenizer, [task.prompt]).txt[0]
+        picture = Image.fromarray(render(task.source, self.atlas, self.size))
+        fitted = resized(picture, fitted_size(picture.size, self.vision_area))
+        seen = picture_pixels(fitted, self.vlm.config.vision, self.limits)
+        return encode_edit_prompts(self.vlm, self.tokenizer, [task.prompt], [seen]).txt[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +141,26 @@ class Mixture:
     styles: Mapping[str, float] | None = None
     """The first style goes without saying, the others are always said; None for all alike, seldom said."""
 
-    def draw(self, rng: np.random.Generator, atlas: Atlas) -> tuple[Scene, str]:
-        """Draw a scene and its caption."""
-        scene = sample_scene(rng, atlas, shares=self.shares, codes=self.codes, styles=self.styles)
+    edits: float = 0.0
+    """Share of the tasks that edit a picture."""
+    untold: float = 0.1
+    """Share of the edits whose instruction is left out, for guidance; the picture is still seen."""
+
+    def scene(self, rng: np.random.Generator, atlas: Atlas, split: Split = "train") -> Scene:
+        """Draw a scene."""
+        return sample_scene(rng, atlas, split, shares=self.shares, codes=self.codes, styles=self.styles)
+
+    def draw(self, rng: np.random.Generator, atlas: Atlas) -> Task:
+        """Draw a scene and its caption, or an edit and its instruction."""
+        scene = self.scene(rng, atlas)
+        language = draw_language(rng, self.languages)
+        if self.edits and rng.random() < self.edits:
+            said, edit = edit_instruction(scene, language, rng, atlas)
+            told = rng.random() >= self.untold
+            return Task(scene=edit.target, prompt=said if told else UNTOLD, source=edit.source)
         usual = None if self.styles is None else next(iter(self.styles))
         length: Length | None = None if usual is None or style_of(scene) in (usual, None) else "styled"
-        return scene, caption(scene, draw_language(rng, self.languages), rng, atlas, length=length)
+        return Task(scene=scene, prompt=caption(scene, language, rng, atlas, length=length))
 
 
 class ExampleCache:
@@ -112,8 +183,8 @@ class ExampleCache:
         self._first = 0  # number of the window's oldest shard
         folder.mkdir(parents=True, exist_ok=True)
 
-    def draw(self, rng: np.random.Generator, items_before: int, count: int) -> tuple[Tensor, list[Tensor]]:
-        """Return latents and text features of `count` random examples, `items_before` draws into the run.
+    def draw(self, rng: np.random.Generator, items_before: int, count: int) -> list[Example]:
+        """Return `count` random examples, `items_before` draws into the run.
 
         After every `reuse` draws an example, one more shard joins the window and, once it is full, the
         oldest leaves.
@@ -121,14 +192,8 @@ class ExampleCache:
         newest = items_before // (self.shard_size * self.reuse)
         oldest = max(0, newest - self.window + 1)
         self._retire(oldest)
-        latents, texts = [], []
-        for shard, index in zip(
-            rng.integers(oldest, newest + 1, count), rng.integers(0, self.shard_size, count), strict=True
-        ):
-            examples = self.shard(int(shard))
-            latents.append(examples.latents[index])
-            texts.append(examples.text(int(index)))
-        return torch.stack(latents).float(), [text.float() for text in texts]
+        shards, places = rng.integers(oldest, newest + 1, count), rng.integers(0, self.shard_size, count)
+        return [self.shard(int(shard))[int(at)] for shard, at in zip(shards, places, strict=True)]
 
     def shard(self, number: int) -> Examples:
         """Return a shard, from memory, from the folder or made now."""
@@ -141,9 +206,9 @@ class ExampleCache:
 
     def _make(self, number: int) -> None:
         rng = np.random.default_rng([self.seed, number])
-        drawn = [self.mixture.draw(rng, self.encoder.atlas) for _ in range(self.shard_size)]
-        examples = self.encoder.encode([scene for scene, _ in drawn], [said for _, said in drawn])
-        tensors = {"latents": examples.latents, "txt": examples.txt, "offsets": examples.offsets}
+        tasks = [self.mixture.draw(rng, self.encoder.atlas) for _ in range(self.shard_size)]
+        examples = self.encoder.encode(tasks)
+        tensors = {field.name: getattr(examples, field.name) for field in fields(examples)}
         write_safetensors(self._path(number), tensors, {})
 
     def _path(self, number: int) -> Path:

@@ -80,7 +80,6 @@ class SeeingTrainee(nn.Module):
         self.vlm = vlm.requires_grad_(False)
         self.vlm.visual.requires_grad_(True)
         self.tokens = tokens.requires_grad_(False)
-        self.tokens.noise = 0.0
         self.heads = nn.ModuleDict(
             {name: nn.Linear(dim, len(rows)) for name, rows in families().items() if name != "centre"}
         )

@@ -1,4 +1,4 @@
-"""Train the denoiser by flow matching: predict the velocity between a scene's latents and noise."""
+"""Train the denoiser by flow matching: predict the velocity between a picture's latents and noise."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from danqing.conditioning.latents import pack
 from danqing.conditioning.text import encode_prompts
-from danqing.data.cache import ExampleCache, Examples
+from danqing.data.cache import UNTOLD, ExampleCache, Examples, Task
 from danqing.data.language import caption
-from danqing.data.world import sample_scene
 from danqing.models.mmdit import MMDiT
 from danqing.models.rope import GridShape
 from danqing.sampling.path import interpolate, velocity_target
@@ -25,7 +24,7 @@ _HELD_OUT = 256  # scenes the evaluation loss is taken on
 
 
 class Noised(NamedTuple):
-    """A batch for the denoiser; text rows are padded on the right."""
+    """Examples that are denoised together; text rows are padded on the right."""
 
     tokens: Tensor
     """(batch, img_seq, 4 z) packed clean latents."""
@@ -33,10 +32,15 @@ class Noised(NamedTuple):
     sigma: Tensor
     txt: Tensor
     lengths: list[int]
+    references: Tensor | None
+    """(batch, img_seq, 4 z) packed pictures that are edited; None where pictures are drawn from nothing."""
 
 
 class Flow:
-    """Mean squared error of the velocity; a share of the prompts is dropped, for guidance."""
+    """Mean squared error of the velocity; a share of the prompts is dropped, for guidance.
+
+    The picture that an edit starts from is a second frame of clean tokens, as for Qwen-Image-Edit.
+    """
 
     def __init__(
         self,
@@ -53,59 +57,78 @@ class Flow:
         self.cache, self.batch_size, self.seed = cache, batch_size, seed
         self.shift, self.uniform, self.drop, self.sample = shift, uniform, drop, sample
         encoder = cache.encoder
-        self.empty = encode_prompts(encoder.vlm, encoder.tokenizer, [" "]).txt[0].cpu()
+        self.empty = encode_prompts(encoder.vlm, encoder.tokenizer, [UNTOLD]).txt[0].cpu()
         self._evaluated: Examples | None = None
 
-    def batch(self, step: int) -> Noised:
-        """Draw examples, noise and noise levels."""
+    def batch(self, step: int) -> list[Noised]:
+        """Draw examples, noise and noise levels: pictures from nothing first, then edits."""
         rng = np.random.default_rng([self.seed, step])
-        latents, texts = self.cache.draw(rng, step * self.batch_size, self.batch_size)
+        examples = self.cache.draw(rng, step * self.batch_size, self.batch_size)
         dropped = rng.random(self.batch_size) < self.drop
-        texts = [self.empty if gone else text for gone, text in zip(dropped, texts, strict=True)]
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        tokens = pack(latents)
-        return Noised(
-            tokens=tokens,
-            noise=torch.randn(tokens.shape, generator=generator),
-            sigma=training_sigmas(self.batch_size, generator, shift=self.shift(step), uniform=self.uniform),
-            txt=nn.utils.rnn.pad_sequence(texts, batch_first=True),
-            lengths=[len(text) for text in texts],
-        )
+        shift = self.shift(step)
+        parts: list[Noised] = []
+        for edits in (False, True):
+            some = [
+                (e, gone)
+                for e, gone in zip(examples, dropped, strict=True)
+                if (e.reference is not None) == edits
+            ]
+            if not some:
+                continue
+            tokens = pack(torch.stack([example.latents for example, _ in some]))
+            texts = [self.empty if gone and not edits else example.txt for example, gone in some]
+            references = [example.reference for example, _ in some if example.reference is not None]
+            parts.append(
+                Noised(
+                    tokens=tokens,
+                    noise=torch.randn(tokens.shape, generator=generator),
+                    sigma=training_sigmas(len(some), generator, shift=shift, uniform=self.uniform),
+                    txt=nn.utils.rnn.pad_sequence(texts, batch_first=True),
+                    lengths=[len(text) for text in texts],
+                    references=pack(torch.stack(references)) if references else None,
+                )
+            )
+        return parts
 
-    def loss(self, model: nn.Module, batch: Noised) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, model: nn.Module, batch: list[Noised]) -> tuple[Tensor, dict[str, float]]:
         """Return the mean squared error of the velocity."""
         assert isinstance(model, MMDiT)
-        device = next(model.parameters()).device
-        tokens, noise, sigma = (part.to(device) for part in batch[:3])
-        velocity = self._velocity(
-            model, interpolate(tokens, noise, sigma), sigma, batch.txt.to(device), batch.lengths
-        )
-        return F.mse_loss(velocity.float(), velocity_target(tokens, noise)), {}
+        total, numbers = torch.zeros((), device=next(model.parameters()).device), {}
+        for part in batch:
+            error = self._error(model, part)
+            total = total + error * (len(part.tokens) / sum(len(other.tokens) for other in batch))
+            numbers["drawing" if part.references is None else "editing"] = error.item()
+        return total, numbers
 
-    def flops(self, model: nn.Module, batch: Noised) -> float:
+    def flops(self, model: nn.Module, batch: list[Noised]) -> float:
         """Return three times the forward's multiply-adds: linears on their tokens, and attention."""
         assert isinstance(model, MMDiT)
-        dim, layers = model.config.dim, model.config.num_layers
-        img, txt = batch.tokens.shape[1], batch.txt.shape[1]
-        linears = 24 * dim**2 * (img + txt)
-        attention = 4 * dim * (img + txt) ** 2
-        modulation = 24 * dim**2
-        return 3.0 * len(batch.tokens) * layers * (linears + attention + modulation)
+        dim, layers, total = model.config.dim, model.config.num_layers, 0.0
+        for part in batch:
+            img = part.tokens.shape[1] * (1 if part.references is None else 2)
+            txt = part.txt.shape[1]
+            linears = 24 * dim**2 * (img + txt)
+            attention = 4 * dim * (img + txt) ** 2
+            modulation = 24 * dim**2
+            total += 3.0 * len(part.tokens) * layers * (linears + attention + modulation)
+        return total
 
     def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
         """Return the clean estimate's error on held-out scenes at fixed noise levels; draw a sheet."""
         assert isinstance(model, MMDiT)
         device = next(model.parameters()).device
         examples = self._held_out()
-        tokens = pack(examples.latents.float()).to(device)
+        drawn = [examples[index] for index in range(_HELD_OUT)]
+        tokens = pack(torch.stack([example.latents for example in drawn])).to(device)
         noise = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(0)).to(device)
-        texts = [examples.text(index).float() for index in range(_HELD_OUT)]
+        texts = [example.txt for example in drawn]
         txt = nn.utils.rnn.pad_sequence(texts, batch_first=True).to(device)
         metrics = {}
         for level in _EVALUATED_SIGMAS:
             sigma = torch.full((_HELD_OUT,), level, device=device)
             noised = interpolate(tokens, noise, sigma)
-            velocity = self._velocity(model, noised, sigma, txt, [len(text) for text in texts])
+            velocity = _velocity(model, noised, sigma, txt, [len(text) for text in texts])
             metrics[f"error_{level}"] = float((noised - level * velocity - tokens).square().mean())
         if self.sample is not None:
             self.sample(model, folder / f"sheet-{step:07d}.png")
@@ -113,16 +136,34 @@ class Flow:
 
     def _held_out(self) -> Examples:
         if self._evaluated is None:
-            encoder, rng = self.cache.encoder, np.random.default_rng(2)
-            scenes = [sample_scene(rng, encoder.atlas, "held_out") for _ in range(_HELD_OUT)]
-            self._evaluated = encoder.encode(scenes, [caption(scene, "en", rng) for scene in scenes])
+            encoder, mixture, rng = self.cache.encoder, self.cache.mixture, np.random.default_rng(2)
+            scenes = [mixture.scene(rng, encoder.atlas, "held_out") for _ in range(_HELD_OUT)]
+            self._evaluated = encoder.encode(
+                [Task(scene=scene, prompt=caption(scene, "en", rng)) for scene in scenes]
+            )
         return self._evaluated
 
-    def _velocity(
-        self, model: MMDiT, noised: Tensor, sigma: Tensor, txt: Tensor, lengths: list[int]
-    ) -> Tensor:
-        side = round(noised.shape[1] ** 0.5)
-        with short_attention(noised.device):
-            return model(
-                noised, txt, model.modulate(sigma), shapes=[GridShape(1, side, side)], lengths=lengths
-            )
+    def _error(self, model: MMDiT, part: Noised) -> Tensor:
+        device = next(model.parameters()).device
+        tokens, noise, sigma, txt = (tensor.to(device) for tensor in part[:4])
+        references = None if part.references is None else part.references.to(device)
+        noised = interpolate(tokens, noise, sigma)
+        velocity = _velocity(model, noised, sigma, txt, part.lengths, references)
+        return F.mse_loss(velocity.float(), velocity_target(tokens, noise))
+
+
+def _velocity(
+    model: MMDiT,
+    noised: Tensor,
+    sigma: Tensor,
+    txt: Tensor,
+    lengths: list[int],
+    references: Tensor | None = None,
+) -> Tensor:
+    side = round(noised.shape[1] ** 0.5)
+    shapes, img = [GridShape(1, side, side)], noised
+    if references is not None:
+        shapes, img = shapes * 2, torch.cat((noised, references), dim=1)
+    with short_attention(noised.device):
+        velocity = model(img, txt, model.modulate(sigma), shapes=shapes, lengths=lengths)
+    return velocity[:, : noised.shape[1]]

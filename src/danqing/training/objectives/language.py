@@ -51,6 +51,8 @@ class Texts(NamedTuple):
     """Class of each fact, one a row; -100 where the text has none."""
     pictures: SceneFacts | None
     """What the picture of each row shows; None for a task without pictures."""
+    noise: int
+    """Seed of the noise on those pictures."""
 
 
 class LanguageTrainee(nn.Module):
@@ -93,14 +95,18 @@ class Language:
         for task in _TEMPLATES:
             some = sorted((text for text in texts if text.task == task), key=_length)
             cut = len(some) * 3 // 4 if len(some) >= _WORTH_CUTTING else len(some)
-            parts += [self._collate(task, part) for part in (some[:cut], some[cut:]) if part]
+            parts += [
+                self._collate(task, part, noise=int(rng.integers(2**62)))
+                for part in (some[:cut], some[cut:])
+                if part
+            ]
         return parts
 
     def loss(self, model: nn.Module, batch: list[Texts]) -> tuple[Tensor, dict[str, float]]:
         """Return the sum of both losses."""
         assert isinstance(model, LanguageTrainee)
         device = next(model.parameters()).device
-        features = [_features(model, texts) for texts in batch]
+        features = [_features(model, texts, noisy=True) for texts in batch]
         learned = torch.cat([f[t.targets != _UNKNOWN] for f, t in zip(features, batch, strict=True)])
         targets = torch.cat([texts.targets[texts.targets != _UNKNOWN] for texts in batch]).to(device)
         next_token = F.cross_entropy(model.vlm.logits(learned).float(), targets)
@@ -159,7 +165,7 @@ class Language:
             right += int(torch.equal(row[first:end], targets[first:end]))
         return right / len(texts)
 
-    def _collate(self, task: str, texts: list[Text]) -> Texts:
+    def _collate(self, task: str, texts: list[Text], *, noise: int = 0) -> Texts:
         template = _TEMPLATES[task]
         head = template.text[: template.text.index("{}")]
         prefix = self.tokenizer.encode(head)
@@ -189,10 +195,11 @@ class Language:
             ends=torch.tensor([len(row) - 1 for row in rows]),
             facts=_fact_targets([text.labels for text in texts]),
             pictures=scene_facts(scenes, self.atlas) if scenes else None,
+            noise=noise,
         )
 
 
-def _features(model: LanguageTrainee, texts: Texts) -> Tensor:
+def _features(model: LanguageTrainee, texts: Texts, *, noisy: bool = False) -> Tensor:
     device = model.vlm.model.embed_tokens.weight.device
     token_ids = texts.token_ids.to(device)
     with short_attention(device):
@@ -200,7 +207,8 @@ def _features(model: LanguageTrainee, texts: Texts) -> Tensor:
         if texts.pictures is None:
             return model.vlm.features(token_ids, prefix=prefix)
         count, *parts = texts.pictures
-        shown = model.eyes(SceneFacts(count, *(part.to(device) for part in parts)))
+        noise = torch.Generator().manual_seed(texts.noise) if noisy else None
+        shown = model.eyes(SceneFacts(count, *(part.to(device) for part in parts)), noise)
         return read_pictures(model.vlm, token_ids, shown, prefix=prefix)
 
 

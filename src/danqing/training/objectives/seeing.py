@@ -80,7 +80,7 @@ class SceneTokens(nn.Module):
 
     A token is the sum of the embeddings of what is in its square: the background; concept, colour, style and
     box of the item on top; whether its middle is here; written letters by their place in the square. So it
-    holds what a vision tower can find there. In training, noise of `noise` times a token's size keeps a
+    holds what a vision tower can find there. Noise of `noise` times a token's size keeps a
     reader from relying on less than it will be given.
     """
 
@@ -94,15 +94,15 @@ class SceneTokens(nn.Module):
         nn.init.normal_(self.boxes.weight, std=0.05)
         nn.init.normal_(self.slots.weight)
 
-    def forward(self, facts: SceneFacts) -> Tensor:
-        """Return (scenes, rows * columns, dim)."""
+    def forward(self, facts: SceneFacts, noise: torch.Generator | None = None) -> Tensor:
+        """Return (scenes, rows * columns, dim); with noise from a generator of the CPU, in training."""
         boxes = self.boxes(facts.boxes).to(self.table.weight.dtype)  # autocast makes only these bf16
         tokens = boxes.index_add(0, facts.squares, self.table(facts.classes))
         letters = self.table(facts.letters) * self.slots(facts.slots)
         tokens = tokens.index_add(0, facts.lettered, letters)
-        if self.training and self.noise:
+        if noise is not None:
             size = tokens.detach().float().square().mean(-1, keepdim=True).sqrt()
-            tokens = tokens + self.noise * size * torch.randn_like(tokens)
+            tokens = tokens + self.noise * size * torch.randn(tokens.shape, generator=noise).to(tokens)
         return tokens.unflatten(0, (facts.scenes, -1))
 
 
