@@ -11,6 +11,7 @@ goes on from a checkpoint whose other parts are taken as they are.
 
 import dataclasses
 import json
+import os
 import time
 from pathlib import Path
 
@@ -239,7 +240,17 @@ def train_denoiser(run: Run, atlas: Atlas, stage: str, config: TrainConfig, dead
         edits=EDITS if stage == "edit" else 0.0,
     )
     shards = run.run_dir / stage / "examples"
-    cache = ExampleCache(encoder, shards, seed=config.seed, mixture=mixture, shard_size=512, reuse=6)
+    workers = 0 if run.device.type == "cpu" else max(1, (os.cpu_count() or 1) - 2)
+    cache = ExampleCache(
+        encoder,
+        shards,
+        seed=config.seed,
+        mixture=mixture,
+        shard_size=512,
+        reuse=6,
+        workers=workers,
+        atlas=run.atlas,
+    )
     objective = Flow(cache, batch_size=config.batch_size, seed=config.seed, shift=shift, sample=sample)
     return _train(run, objective, model, config, stage, deadline)
 

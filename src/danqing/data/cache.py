@@ -4,8 +4,11 @@ Encoding a picture costs about a third of a training step on it, so scenes are e
 in a folder while they are in use. A shard depends on its number alone: it can be deleted and made again.
 """
 
+import multiprocessing
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -17,7 +20,8 @@ from torch import Tensor
 
 from danqing.conditioning.images import to_pixels
 from danqing.conditioning.pictures import PictureLimits, fitted_size, picture_pixels, resized
-from danqing.conditioning.text import encode_edit_prompts, encode_prompts
+from danqing.conditioning.templates import EDIT_PLUS, GENERATE
+from danqing.conditioning.text import encode_batch
 from danqing.conditioning.tokenizer import Tokenizer
 from danqing.data.atlas import Atlas
 from danqing.data.language import caption
@@ -32,7 +36,7 @@ from danqing.weights.store import write_safetensors
 
 UNTOLD: Final = " "
 """What stands where a prompt is left out."""
-_ENCODED_TOGETHER: Final = 32  # pictures
+_TOGETHER: Final = 64  # pictures or prompts that are encoded in one go
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,64 +87,15 @@ class Examples:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SceneEncoder:
-    """The frozen parts that turn tasks into examples."""
-
-    atlas: Atlas
-    vae: VAE
-    vlm: VLM
-    tokenizer: Tokenizer
-    size: int = 128
-    vision_area: int = 168 * 168
-    """Pixels of a picture as the conditioner sees it; edits need a conditioner with vision."""
-    limits: PictureLimits | None = None
-
-    @torch.no_grad()
-    def encode(self, tasks: Sequence[Task]) -> Examples:
-        """Render and encode tasks."""
-        sources = [task.source for task in tasks if task.source is not None]
-        features = [self._features(task).half().cpu() for task in tasks]
-        edits = torch.tensor([task.source is not None for task in tasks])
-        return Examples(
-            latents=self._latents([task.scene for task in tasks]),
-            txt=torch.cat(features),
-            offsets=torch.tensor([0] + [len(row) for row in features]).cumsum(0),
-            references=self._latents(sources),
-            reference_of=torch.where(edits, edits.cumsum(0) - 1, -1),
-        )
-
-    def _latents(self, scenes: Sequence[Scene]) -> Tensor:
-        device = next(self.vae.parameters()).device
-        side = self.size // self.vae.config.spatial_ratio
-        latents = [torch.empty(0, self.vae.config.z_dim, side, side, dtype=torch.float16)]
-        for start in range(0, len(scenes), _ENCODED_TOGETHER):
-            part = scenes[start : start + _ENCODED_TOGETHER]
-            pictures = np.stack([render(scene, self.atlas, self.size) for scene in part])
-            with torch.autocast(device.type, dtype=torch.bfloat16):
-                encoded = self.vae.encode(to_pixels(pictures).to(device))
-            latents.append(encoded.half().cpu())
-        return torch.cat(latents).contiguous()
-
-    def _features(self, task: Task) -> Tensor:
-        if task.source is None:
-            return encode_prompts(self.vlm, self.tokenizer, [task.prompt]).txt[0]
-        picture = Image.fromarray(render(task.source, self.atlas, self.size))
-        fitted = resized(picture, fitted_size(picture.size, self.vision_area))
-        seen = picture_pixels(fitted, self.vlm.config.vision, self.limits)
-        return encode_edit_prompts(self.vlm, self.tokenizer, [task.prompt], [seen]).txt[0]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Mixture:
     """Which scenes come, how often, and in which languages they are told."""
 
     languages: Mapping[str, float]
-    shares: Mapping[SceneKind, float] = field(default_factory=lambda: KIND_SHARES)
+    shares: Mapping[SceneKind, float] = field(default_factory=lambda: dict(KIND_SHARES))
     codes: Sequence[str] | None = None
     """Concepts; None for all of the atlas and all plain shapes."""
     styles: Mapping[str, float] | None = None
     """The first style goes without saying, the others are always said; None for all alike, seldom said."""
-
     edits: float = 0.0
     """Share of the tasks that edit a picture."""
     untold: float = 0.1
@@ -163,6 +118,91 @@ class Mixture:
         return Task(scene=scene, prompt=caption(scene, language, rng, atlas, length=length))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Tasks as pixels and words: all that needs no network."""
+
+    prompts: list[str]
+    pixels: np.ndarray
+    """(count, size, size, 3) uint8."""
+    sources: np.ndarray
+    """(edits, size, size, 3) uint8, the pictures that are edited."""
+    edits: np.ndarray
+    """(count,) bool, which tasks they belong to."""
+
+
+def prepare(tasks: Sequence[Task], atlas: Atlas, size: int) -> Prepared:
+    """Render tasks at `size` pixels a side."""
+    sources = [render(task.source, atlas, size) for task in tasks if task.source is not None]
+    return Prepared(
+        prompts=[task.prompt for task in tasks],
+        pixels=np.stack([render(task.scene, atlas, size) for task in tasks]),
+        sources=np.stack(sources) if sources else np.zeros((0, size, size, 3), np.uint8),
+        edits=np.array([task.source is not None for task in tasks]),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SceneEncoder:
+    """The frozen parts that turn tasks into examples."""
+
+    atlas: Atlas
+    vae: VAE
+    vlm: VLM
+    tokenizer: Tokenizer
+    size: int = 128
+    vision_area: int = 168 * 168
+    """Pixels of a picture as the conditioner sees it; edits need a conditioner with vision."""
+    limits: PictureLimits | None = None
+
+    def encode(self, tasks: Sequence[Task]) -> Examples:
+        """Render and encode tasks."""
+        return self.encode_prepared(prepare(tasks, self.atlas, self.size))
+
+    @torch.no_grad()
+    def encode_prepared(self, prepared: Prepared) -> Examples:
+        """Encode what was rendered, many together: features differ from those of one prompt by rounding."""
+        edits = torch.from_numpy(prepared.edits)
+        reference_of = torch.where(edits, edits.cumsum(0) - 1, -1)
+        features = self._features(prepared, reference_of)
+        return Examples(
+            latents=self._latents(prepared.pixels),
+            txt=torch.cat(features),
+            offsets=torch.tensor([0] + [len(row) for row in features]).cumsum(0),
+            references=self._latents(prepared.sources),
+            reference_of=reference_of,
+        )
+
+    def _latents(self, pictures: np.ndarray) -> Tensor:
+        device = next(self.vae.parameters()).device
+        side = self.size // self.vae.config.spatial_ratio
+        latents = [torch.empty(0, self.vae.config.z_dim, side, side, dtype=torch.float16)]
+        for start in range(0, len(pictures), _TOGETHER):
+            with torch.autocast(device.type, dtype=torch.bfloat16):
+                encoded = self.vae.encode(to_pixels(pictures[start : start + _TOGETHER]).to(device))
+            latents.append(encoded.half().cpu())
+        return torch.cat(latents).contiguous()
+
+    def _features(self, prepared: Prepared, reference_of: Tensor) -> list[Tensor]:
+        found: dict[int, Tensor] = {}
+        lengths = np.array([len(prompt.encode()) for prompt in prepared.prompts])
+        for template, chosen in ((GENERATE, ~prepared.edits), (EDIT_PLUS, prepared.edits)):
+            places = np.flatnonzero(chosen)
+            places = places[lengths[places].argsort(kind="stable")]  # rows of a batch are of a length
+            for part in (places[start : start + _TOGETHER] for start in range(0, len(places), _TOGETHER)):
+                prompts = [prepared.prompts[index] for index in part]
+                seen = [self._seen(prepared.sources[reference_of[i]]) for i in part if prepared.edits[i]]
+                encoded = encode_batch(self.vlm, self.tokenizer, prompts, seen, template=template)
+                for index, row, length in zip(part.tolist(), encoded.txt, encoded.lengths, strict=True):
+                    found[index] = row[:length].half().cpu()
+        return [found[index] for index in range(len(found))]
+
+    def _seen(self, source: np.ndarray) -> Tensor:
+        picture = Image.fromarray(source)
+        fitted = resized(picture, fitted_size(picture.size, self.vision_area))
+        return picture_pixels(fitted, self.vlm.config.vision, self.limits)
+
+
 class ExampleCache:
     """A moving window of shards; every example is used about `reuse` times before it leaves."""
 
@@ -176,11 +216,20 @@ class ExampleCache:
         shard_size: int = 1024,
         window: int = 12,
         reuse: int = 4,
+        workers: int = 0,
+        atlas: Path | None = None,
     ) -> None:
+        """With `workers`, so many further processes draw and render shards ahead of their use.
+
+        They read the atlas from the file `atlas`, by default the packaged one; it must be the encoder's.
+        """
         self.encoder, self.folder, self.seed, self.mixture = encoder, folder, seed, mixture
         self.shard_size, self.window, self.reuse = shard_size, window, reuse
         self._loaded: dict[int, Examples] = {}
         self._first = 0  # number of the window's oldest shard
+        self._workers, self._atlas, self._coming = workers, atlas, dict[int, Future[Prepared]]()
+        context = multiprocessing.get_context("spawn")  # a fork would copy what CUDA holds
+        self._pool = ProcessPoolExecutor(workers, mp_context=context) if workers else None
         folder.mkdir(parents=True, exist_ok=True)
 
     def draw(self, rng: np.random.Generator, items_before: int, count: int) -> list[Example]:
@@ -205,9 +254,15 @@ class ExampleCache:
         return self._loaded[number]
 
     def _make(self, number: int) -> None:
-        rng = np.random.default_rng([self.seed, number])
-        tasks = [self.mixture.draw(rng, self.encoder.atlas) for _ in range(self.shard_size)]
-        examples = self.encoder.encode(tasks)
+        wanted = (self.seed, self.shard_size, self.mixture, self.encoder.size)
+        if self._pool is None:
+            prepared = _prepare(number, *wanted, self.encoder.atlas)
+        else:
+            for ahead in range(number, number + 2 * self._workers):
+                if ahead not in self._coming:
+                    self._coming[ahead] = self._pool.submit(_prepare, ahead, *wanted, self._atlas)
+            prepared = self._coming.pop(number).result()
+        examples = self.encoder.encode_prepared(prepared)
         tensors = {field.name: getattr(examples, field.name) for field in fields(examples)}
         write_safetensors(self._path(number), tensors, {})
 
@@ -219,3 +274,17 @@ class ExampleCache:
             self._loaded.pop(number, None)
             self._path(number).unlink(missing_ok=True)
         self._first = first
+
+
+def _prepare(
+    number: int, seed: int, count: int, mixture: Mixture, size: int, atlas: Atlas | Path | None
+) -> Prepared:
+    """Draw and render the tasks of a shard; other processes are told where the atlas lies."""
+    chosen = atlas if isinstance(atlas, Atlas) else _opened(atlas)
+    rng = np.random.default_rng([seed, number])
+    return prepare([mixture.draw(rng, chosen) for _ in range(count)], chosen, size)
+
+
+@cache
+def _opened(path: Path | None) -> Atlas:
+    return Atlas.load(path)
