@@ -21,16 +21,24 @@ if TYPE_CHECKING:
         ResourceError,
     )
     from danqing.model import Model, load
+    from danqing.pipelines.control import Control
+    from danqing.pipelines.describe import DescribeRequest
+    from danqing.pipelines.edit import EditRequest
     from danqing.pipelines.generate import GenerateRequest
+    from danqing.pipelines.layered import LayersRequest
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
     "ConfigError",
+    "Control",
     "DanqingError",
     "DataError",
+    "DescribeRequest",
+    "EditRequest",
     "GenerateRequest",
+    "LayersRequest",
     "Model",
     "RequestError",
     "ResourceError",
@@ -41,9 +49,13 @@ __all__ = [
 _HOMES = {
     "CheckpointError": "danqing.errors",
     "ConfigError": "danqing.errors",
+    "Control": "danqing.pipelines.control",
     "DanqingError": "danqing.errors",
     "DataError": "danqing.errors",
+    "DescribeRequest": "danqing.pipelines.describe",
+    "EditRequest": "danqing.pipelines.edit",
     "GenerateRequest": "danqing.pipelines.generate",
+    "LayersRequest": "danqing.pipelines.layered",
     "Model": "danqing.model",
     "RequestError": "danqing.errors",
     "ResourceError": "danqing.errors",

@@ -1,7 +1,8 @@
 """The front door: load a checkpoint, one method a task."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from danqing.conditioning.given import Source, open_mask, open_picture, open_tra
 from danqing.conditioning.images import describe_picture
 from danqing.device import resolve_device, resolve_precision
 from danqing.errors import CheckpointError, RequestError
+from danqing.log import logger
 from danqing.pipelines.components import Components, load_components
 from danqing.pipelines.control import Control
 from danqing.pipelines.describe import Describer, DescribeRequest, describe, describer_of
@@ -45,19 +47,22 @@ def load(
     name: str | Path = "nano",
     *,
     controlnet: str | Path | None = None,
+    tasks: Collection[str] | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> "Model":
     """Load a checkpoint: a shipped name or a folder as released (`model_index.json` and its parts).
 
-    `controlnet` is the folder of a ControlNet that reads the `controls` of requests; `device` is auto, cpu,
-    cuda or mps; `precision` auto, fp32 or bf16. Raises CheckpointError when files are
-    missing, broken or do not fit.
+    `controlnet` is the folder of a ControlNet that reads the `controls` of requests; `tasks` names what will
+    be asked for, so that no more is loaded (by default all the checkpoint can do); `device` is auto, cpu,
+    cuda or mps; `precision` auto, fp32 or bf16. Raises CheckpointError when files are missing, broken or do
+    not fit, RequestError for a task that the checkpoint cannot do. Warns of a licence without commercial use.
     """
     folder = find_checkpoint(name)
+    _show_licence(folder.info())
     where = resolve_device(device)
     dtype, net = resolve_precision(precision, where), None if controlnet is None else Path(controlnet)
-    return Model(load_components(folder, device=where, dtype=dtype, controlnet=net))
+    return Model(load_components(folder, device=where, dtype=dtype, controlnet=net, tasks=tasks))
 
 
 def load_describer(name: str | Path = "nano", *, device: str = "auto", precision: str = "auto") -> Describer:
@@ -66,7 +71,15 @@ def load_describer(name: str | Path = "nano", *, device: str = "auto", precision
     Raises RequestError for a checkpoint that cannot describe.
     """
     folder, where = find_checkpoint(name), resolve_device(device)
+    _show_licence(folder.info())
     return _load_describer(folder, device=where, dtype=resolve_precision(precision, where))
+
+
+@cache
+def _show_licence(info: CheckpointInfo) -> None:
+    """Log what the licence forbids, once a process."""
+    if info.notice is not None:
+        logger.warning(info.notice)
 
 
 class Model:
@@ -83,7 +96,8 @@ class Model:
     def generate(self, prompt: str | GenerateRequest, **options: Any) -> Image.Image | list[Image.Image]:
         """Draw `prompt`; options are the fields of GenerateRequest. With `count` above 1, return a list.
 
-        `image`, `mask` and `controls` may be PIL pictures or paths. Every parameter is in the picture's
+        `image`, `mask` and `controls` may be PIL pictures or paths. Of a checkpoint that knows transparency
+        pictures are RGBA. Every parameter is in the picture's
         `info` and goes into the file when it is saved as PNG.
         """
         return self._pictures(_request(GenerateRequest, prompt, options))
@@ -177,12 +191,12 @@ def _opened(name: str, value: Any) -> Any:
     if name == "mask":
         return open_mask(value)
     if name == "image":
-        return open_picture(value)
+        return open_transparent(value)
     if name == "controls":
         values = value if isinstance(value, list | tuple) else [value]
         return tuple(
             one if isinstance(one, Control) else Control(picture=open_picture(one)) for one in values
         )
     if name == "pictures":
-        return tuple(map(open_picture, value if isinstance(value, list | tuple) else [value]))
+        return tuple(map(open_transparent, value if isinstance(value, list | tuple) else [value]))
     return value

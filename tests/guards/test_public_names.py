@@ -10,9 +10,13 @@ from danqing import errors
 PUBLIC = {
     "CheckpointError": "danqing.errors",
     "ConfigError": "danqing.errors",
+    "Control": "danqing.pipelines.control",
     "DanqingError": "danqing.errors",
     "DataError": "danqing.errors",
+    "DescribeRequest": "danqing.pipelines.describe",
+    "EditRequest": "danqing.pipelines.edit",
     "GenerateRequest": "danqing.pipelines.generate",
+    "LayersRequest": "danqing.pipelines.layered",
     "Model": "danqing.model",
     "RequestError": "danqing.errors",
     "ResourceError": "danqing.errors",

@@ -1,4 +1,4 @@
-"""Pictures that users hand in: opened within limits, upright, without transparency.
+"""Pictures that users hand in: opened within limits, upright.
 
 Limits hold before anything is decoded: bytes when reading, pixels when the header is known. Formats are those
 whose decoders run inside Pillow; no other program is started.
@@ -37,7 +37,7 @@ _BROKEN = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GivenPicture:
-    """A picture a user handed in: RGB, RGBA for layers, L for a mask; `name` is what metadata calls it."""
+    """A picture a user handed in: RGB or RGBA, L for a mask; `name` is what metadata calls it."""
 
     image: Image.Image
     name: str = "picture"
@@ -54,7 +54,7 @@ def open_picture(source: Source, *, name: str | None = None) -> GivenPicture:
     if isinstance(source, GivenPicture):
         return source
     label, image = _upright(source, name)
-    return GivenPicture(image=_without_alpha(image, "white").convert("RGB"), name=label)
+    return GivenPicture(image=opaque(image), name=label)
 
 
 def open_transparent(source: Source, *, name: str | None = None) -> GivenPicture:
@@ -71,6 +71,11 @@ def open_mask(source: Source, *, name: str | None = None) -> GivenPicture:
         return GivenPicture(image=source.image.convert("L"), name=source.name)
     label, image = _upright(source, name)
     return GivenPicture(image=_without_alpha(image, "black").convert("L"), name=label)
+
+
+def opaque(image: Image.Image) -> Image.Image:
+    """Return a picture as RGB, transparency laid over white."""
+    return _without_alpha(image, "white").convert("RGB")
 
 
 def _upright(source: Image.Image | str | Path | bytes, name: str | None) -> tuple[str, Image.Image]:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from danqing.conditioning.tokenizer import Tokenizer, read_json
 from danqing.errors import CheckpointError, RequestError
-from danqing.models.vision import PIXEL_MEAN, PIXEL_STD, VisionConfig
+from danqing.models.qwen3_vision import Qwen3VisionConfig
+from danqing.models.vision import PatchSizes, VisionConfig
 
 MAX_ASPECT = 200
 """Longest side over shortest that the reference accepts."""
@@ -49,7 +50,7 @@ class PictureLimits:
 
 
 def picture_pixels(
-    picture: Image.Image, config: VisionConfig, limits: PictureLimits | None = None
+    picture: Image.Image, config: PatchSizes, limits: PictureLimits | None = None
 ) -> Float[Tensor, "channels height width"]:
     """Return a picture as pixels in [-1, 1], resized to whole tokens inside the limits with its aspect kept.
 
@@ -85,7 +86,7 @@ def check_aspect(size: tuple[int, int]) -> None:
 
 
 def resized_pixels(picture: Image.Image, size: tuple[int, int]) -> Float[Tensor, "channels height width"]:
-    """Return an RGB picture as pixels in [-1, 1] of (width, height) `size`, as the autoencoder sees it."""
+    """Return a picture as pixels in [-1, 1] of (width, height) `size`, as the autoencoder sees it."""
     return _pixels(resized(picture, size))
 
 
@@ -127,21 +128,25 @@ def _part(content: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def save_processor(
-    folder: str | Path, tokenizer: Tokenizer, config: VisionConfig, limits: PictureLimits | None = None
+    folder: str | Path,
+    tokenizer: Tokenizer,
+    config: VisionConfig | Qwen3VisionConfig,
+    limits: PictureLimits | None = None,
 ) -> None:
     """Write the released `processor/` folder: the tokenizer and how pictures are prepared."""
     limits = limits or PictureLimits()
     tokenizer.save(folder)
+    family = "Qwen3VL" if isinstance(config, Qwen3VisionConfig) else "Qwen2_5_VL"
     shared: dict[str, Any] = {
-        "processor_class": "Qwen2_5_VLProcessor",
+        "processor_class": f"{family}Processor",
         "do_convert_rgb": True,
         "do_resize": True,
         "resample": int(Image.Resampling.BICUBIC),
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(PIXEL_MEAN),
-        "image_std": list(PIXEL_STD),
+        "image_mean": list(config.pixel_mean),
+        "image_std": list(config.pixel_std),
         "min_pixels": limits.min_pixels,
         "max_pixels": limits.max_pixels,
         "size": {"shortest_edge": limits.min_pixels, "longest_edge": limits.max_pixels},
@@ -149,9 +154,10 @@ def save_processor(
         "temporal_patch_size": config.temporal_patch_size,
         "merge_size": config.merge_size,
     }
+    video = "Qwen3VLVideoProcessor" if family == "Qwen3VL" else "Qwen2VLVideoProcessor"
     kinds = {
         "preprocessor_config.json": {"image_processor_type": "Qwen2VLImageProcessor"},
-        "video_preprocessor_config.json": {"video_processor_type": "Qwen2VLVideoProcessor"},
+        "video_preprocessor_config.json": {"video_processor_type": video},
     }
     for name, kind in kinds.items():
         (Path(folder) / name).write_text(json.dumps(shared | kind, indent=2) + "\n", encoding="utf-8")

@@ -8,12 +8,12 @@ import torch
 from danqing.conditioning.given import GivenPicture
 from danqing.conditioning.pictures import PictureLimits, picture_pixels
 from danqing.conditioning.questions import describe_question
-from danqing.conditioning.templates import DESCRIBE
-from danqing.conditioning.text import picture_patches, picture_token_ids
+from danqing.conditioning.templates import DESCRIBE, DESCRIBE_21
+from danqing.conditioning.text import Conditioner, picture_patches, picture_token_ids
 from danqing.conditioning.tokenizer import Tokenizer
 from danqing.errors import RequestError
-from danqing.models.vlm import VLM
-from danqing.pipelines.components import Components
+from danqing.models.qwen3_vl import Qwen3VL
+from danqing.pipelines.components import Components, load_limits
 from danqing.pipelines.request import MAX_PROMPT_CHARACTERS, check_given, check_task
 from danqing.rng import check_seed, fresh_seed
 from danqing.weights.layouts import CheckpointInfo, Folder
@@ -74,25 +74,20 @@ class Describer:
     """The parts of a checkpoint that see pictures and speak."""
 
     info: CheckpointInfo
-    vlm: VLM
+    vlm: Conditioner
     tokenizer: Tokenizer
     picture_limits: PictureLimits
 
 
 def load_describer(folder: Folder, *, device: torch.device, dtype: torch.dtype) -> Describer:
-    """Load the conditioner of a checkpoint with its eyes and its tongue, and nothing that draws.
-
-    Every released conditioner can describe; a checkpoint of ours says whether it has learned to.
-    """
+    """Load the conditioner of a checkpoint with its eyes and its tongue, and nothing that draws."""
     info = folder.info()
-    if (folder.path / "danqing.json").is_file():
-        check_task(info, "describe")
-    processor = folder.path / "processor"
+    check_task(info, "describe")
     return Describer(
         info=info,
         vlm=folder.vlm(device, dtype, vision=True, head=True),
-        tokenizer=Tokenizer.load(folder.path / "tokenizer"),
-        picture_limits=PictureLimits.load(processor) if processor.is_dir() else PictureLimits(),
+        tokenizer=Tokenizer.load(folder.tokenizer),
+        picture_limits=load_limits(folder),
     )
 
 
@@ -120,7 +115,8 @@ def describe(describer: Describer, request: DescribeRequest) -> Iterator[str]:
         for picture in request.pictures
     ]
     patches, grid_thw = picture_patches(vlm, pixels)
-    text = DESCRIBE.fill(request.question, num_pictures=len(pixels))
+    template = DESCRIBE_21 if isinstance(vlm, Qwen3VL) else DESCRIBE
+    text = template.fill(request.question, num_pictures=len(pixels))
     token_ids = picture_token_ids(vlm, tokenizer, text, grid_thw)
     if len(token_ids) + request.max_tokens > vlm.config.max_positions:
         raise RequestError(

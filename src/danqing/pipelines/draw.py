@@ -132,7 +132,7 @@ def _keeping(velocity: VelocityFn, mask: Tensor, straight: Tensor) -> VelocityFn
 @torch.no_grad()
 def decode(components: Components, tokens: Float[Tensor, "batch seq dim"], height: int) -> list[Image.Image]:
     """Return the picture of each row of packed latents; `height` counts tokens."""
-    latents = unpack(tokens, height).to(components.dtype)
+    latents = unpack(tokens, height, components.patch).to(components.dtype)
     return [to_pictures(components.vae.decode(one))[0] for one in latents.split(1)]
 
 

@@ -4,14 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from danqing.conditioning.given import GivenPicture
-from danqing.conditioning.pictures import fitted_size, picture_pixels, resized
-from danqing.conditioning.templates import EDIT, EDIT_PLUS, Template
-from danqing.conditioning.text import encode_edit_prompts
-from danqing.errors import CheckpointError, RequestError
+from danqing.conditioning.pictures import fitted_size
+from danqing.errors import RequestError
 from danqing.pipelines.components import Components
 from danqing.pipelines.draw import Progress, draw
 from danqing.pipelines.job import Job
 from danqing.pipelines.prepare import jobs_of, reference_of, start_from
+from danqing.pipelines.reading import read
 from danqing.pipelines.request import (
     check_given,
     check_mask,
@@ -20,9 +19,8 @@ from danqing.pipelines.request import (
     inside,
     settled,
 )
+from danqing.pipelines.rewriting import rewritten
 from danqing.weights.layouts import CheckpointInfo
-
-TEMPLATES = {"edit": EDIT, "edit_plus": EDIT_PLUS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +46,10 @@ class EditRequest:
     """White where the last picture is drawn anew; the rest of it is kept."""
     strength: float | None = None
     """How much of the last picture is noise at the start. None, and 1 without a mask, draw from nothing."""
+    enhance: bool = False
+    """Have the conditioner make the instruction precise first."""
+    wish: str | None = None
+    """What the user said, where `prompt` is its rewrite; filled in with `enhance`."""
 
     def __post_init__(self) -> None:
         check_request(self, example="make the apple green")
@@ -61,6 +63,8 @@ class EditRequest:
     def resolved(self, info: CheckpointInfo) -> "EditRequest":
         """Return the request with the checkpoint's values filled in and its limits checked."""
         check_task(info, "edit")
+        if self.enhance:
+            check_task(info, "enhance")
         if len(self.pictures) > info.max_references:
             raise RequestError(
                 f"pictures: {info.name} edits with up to {info.max_references}, found {len(self.pictures)}"
@@ -76,40 +80,23 @@ def edit(components: Components, requests: Sequence[EditRequest]) -> Iterator[Pr
     Pictures of equal size and settings are denoised together, `components.batch_size` at a time; what a
     picture looks like does not depend on its neighbours.
     """
-    resolved = [request.resolved(components.info) for request in requests]
+    told = [rewritten(components, request, request.pictures) for request in requests]
+    resolved = [request.resolved(components.info) for request in told]
     yield from draw(components, _jobs(components, resolved))
 
 
 def _jobs(components: Components, requests: Sequence[EditRequest]) -> Iterator[Job]:
-    info = components.info
     for index, request in enumerate(requests):
-        assert request.guidance is not None
         assert request.size is not None
         pictures = [picture.image for picture in request.pictures]
         # 1. What the denoiser reads: the instruction, as the conditioner understands it seeing the pictures.
-        seen = [
-            picture_pixels(
-                resized(picture, fitted_size(picture.size, info.vision_area)),
-                components.vlm.config.vision,
-                components.picture_limits,
-            )
-            for picture in pictures
-        ]
-        texts = [request.prompt] + ([request.negative_prompt or ""] if request.guidance > 1 else [])
-        txt = encode_edit_prompts(components.vlm, components.tokenizer, texts, seen, template=_template(info))
+        txt = read(components, request, pictures)
         # 2. What it looks at: the latents of every picture, as further frames.
-        references = [reference_of(components, picture, info.reference_area) for picture in pictures]
+        area = components.info.reference_area
+        references = [reference_of(components, picture, area) for picture in pictures]
         # 3. What it starts from: noise, or the last picture.
         start = None
         if request.strength is not None:
             start = start_from(components, pictures[-1], request.size, request.mask)
         # 4. A job for each seed.
         yield from jobs_of(components, index, request, txt, references=references, start=start)
-
-
-def _template(info: CheckpointInfo) -> Template:
-    if info.edit_template not in TEMPLATES:
-        raise CheckpointError(
-            f"{info.name}: expected edit_template {' or '.join(TEMPLATES)}, found {info.edit_template!r}"
-        )
-    return TEMPLATES[info.edit_template]

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 from danqing.conditioning.given import GivenPicture
 from danqing.conditioning.pictures import fitted_size
-from danqing.conditioning.text import encode_prompts
 from danqing.errors import RequestError
 from danqing.pipelines.components import Components
 from danqing.pipelines.control import Control
 from danqing.pipelines.draw import Progress, draw
 from danqing.pipelines.job import Job
 from danqing.pipelines.prepare import jobs_of, start_from, steering_of
+from danqing.pipelines.reading import read
 from danqing.pipelines.request import (
     check_given,
     check_mask,
@@ -23,6 +23,7 @@ from danqing.pipelines.request import (
     inside,
     settled,
 )
+from danqing.pipelines.rewriting import rewritten
 from danqing.pipelines.steering import check_controls
 from danqing.weights.layouts import CheckpointInfo
 
@@ -54,6 +55,10 @@ class GenerateRequest:
     """How much of `image` is noise at the start: 1 draws from nothing. 0.6, or 1 with a mask."""
     controls: tuple[Control, ...] = ()
     """Pictures that a ControlNet reads; without `image` the first one's aspect is drawn."""
+    enhance: bool = False
+    """Have the conditioner write a longer prompt first."""
+    wish: str | None = None
+    """What the user said, where `prompt` is its rewrite; filled in with `enhance`."""
 
     def __post_init__(self) -> None:
         check_request(self, example="a red apple on a blue table")
@@ -70,6 +75,8 @@ class GenerateRequest:
     def resolved(self, info: CheckpointInfo) -> "GenerateRequest":
         """Return the request with the checkpoint's values filled in and its limits checked."""
         check_task(info, "generate")
+        if self.enhance:
+            check_task(info, "enhance")
         given = self.image or (self.controls[0].picture if self.controls else None)
         if given is None:
             return settled(self, info, size=info.size)
@@ -87,21 +94,23 @@ def generate(components: Components, requests: Sequence[GenerateRequest]) -> Ite
     Pictures of equal size, steps and guidance are denoised together, `components.batch_size` at a time; what
     a picture looks like does not depend on its neighbours.
     """
-    resolved = [request.resolved(components.info) for request in requests]
+    told = [rewritten(components, request, resize=_is_free(request)) for request in requests]
+    resolved = [request.resolved(components.info) for request in told]
     for request in resolved:
         check_controls(components.controlnet, request.controls)
     yield from draw(components, _jobs(components, resolved))
 
 
+def _is_free(request: GenerateRequest) -> bool:
+    """Tell whether no picture speaks for the shape of what is drawn."""
+    return request.image is None and not request.controls
+
+
 def _jobs(components: Components, requests: Sequence[GenerateRequest]) -> Iterator[Job]:
     for index, request in enumerate(requests):
-        assert request.guidance is not None
         assert request.size is not None
         # 1. What the denoiser reads: the prompt, and what guidance leads away from.
-        texts = [request.prompt] + ([request.negative_prompt or ""] if request.guidance > 1 else [])
-        txt = encode_prompts(
-            components.vlm, components.tokenizer, texts, max_length=components.info.max_length
-        )
+        txt = read(components, request)
         # 2. What it starts from: noise, or a picture.
         start = None
         if request.image is not None:

@@ -45,6 +45,8 @@ class Job:
     settings: Settings
     cond: Float[Tensor, "txt_seq dim"]
     uncond: Float[Tensor, "txt_seq dim"] | None
+    before: tuple[int, ...] = ()
+    """In 2.1, tokens of the text before each reference; the same with the prompt and without."""
     noise: Float[Tensor, "1 seq channels"]
     known: Float[Tensor, "1 seq channels"] | None = None
     """Latents of a picture to start from."""

@@ -16,13 +16,14 @@ from danqing.conditioning.given import GivenPicture
 from danqing.conditioning.latents import pack
 from danqing.conditioning.pictures import check_aspect, fitted_size, picture_pixels, resized
 from danqing.conditioning.templates import IMAGE
-from danqing.conditioning.text import encode_prompts, picture_patches, picture_token_ids
+from danqing.conditioning.text import picture_patches, picture_token_ids
 from danqing.errors import RequestError
 from danqing.pipelines.components import Components
 from danqing.pipelines.documents import flatten
 from danqing.pipelines.draw import Progress, draw
 from danqing.pipelines.job import Job, Settings
 from danqing.pipelines.prepare import reference_of
+from danqing.pipelines.reading import read
 from danqing.pipelines.request import check_given, check_request, settled
 from danqing.rng import sample_noise
 from danqing.weights.layouts import CheckpointInfo
@@ -152,10 +153,7 @@ def _jobs(components: Components, requests: Sequence[LayersRequest]) -> Iterator
         told = request
         if not request.prompt.strip():
             told = replace(request, prompt=caption(components, picture, language=request.language))
-        texts = [told.prompt] + ([told.negative_prompt or ""] if request.guidance > 1 else [])
-        txt = encode_prompts(
-            components.vlm, components.tokenizer, texts, max_length=components.info.max_length
-        )
+        txt = read(components, told)
         rows = [row[:length] for row, length in zip(txt.txt, txt.lengths, strict=True)]
         # 2. What it looks at: the picture.
         seen = reference_of(components, picture, request.size[0] * request.size[1])

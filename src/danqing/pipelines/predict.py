@@ -1,6 +1,7 @@
 """The network as a function of noised latents: what differs between families of checkpoints."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Protocol
 
 import torch
@@ -8,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from danqing.conditioning.text import join
+from danqing.models.mmdit import MMDiT
+from danqing.models.single_stream import Prefix, SingleStream
 from danqing.pipelines.components import Components
 from danqing.pipelines.job import Job
 from danqing.pipelines.steering import steering
@@ -23,8 +26,16 @@ class Predict(Protocol):
 
 
 def predict(components: Components, jobs: Sequence[Job], sigmas: Float[Tensor, " points"]) -> Predict:
-    """Return the denoiser of the 1.x family over jobs of equal settings."""
-    model, dtype, settings = components.transformer, components.dtype, jobs[0].settings
+    """Return the denoiser over jobs of equal settings."""
+    model = components.transformer
+    if isinstance(model, SingleStream):
+        return _single_stream(components, model, jobs, sigmas)
+    return _two_streams(components, model, jobs, sigmas)
+
+
+def _two_streams(components: Components, model: MMDiT, jobs: Sequence[Job], sigmas: Tensor) -> Predict:
+    """1.x: text and references go through the network at every step."""
+    dtype, settings = components.dtype, jobs[0].settings
     # All conditional rows, then all unconditional ones: both branches of guidance in one forward.
     text = join([job.cond for job in jobs] + [job.uncond for job in jobs if job.uncond is not None])
     copies = len(text.lengths) // len(jobs)
@@ -50,5 +61,50 @@ def predict(components: Components, jobs: Sequence[Job], sigmas: Float[Tensor, "
         )
         velocity = out[:, : latents.shape[1]].float()
         return (velocity[: len(jobs)], velocity[len(jobs) :]) if copies == 2 else (velocity, None)
+
+    return network
+
+
+def _single_stream(
+    components: Components, model: SingleStream, jobs: Sequence[Job], sigmas: Tensor
+) -> Predict:
+    """2.1: text and references are read once, and every step runs the target alone.
+
+    A prefix takes half a megabyte a token in bf16, so there is one for each distinct prompt and each branch,
+    and the pictures that share it are predicted together: nothing is padded, nothing is stored twice.
+    """
+    device, dtype, settings = components.device, components.dtype, jobs[0].settings
+    table = model.modulation_table(sigmas[:-1]).to(device)
+    prefixes: dict[tuple[int, int], Prefix] = {}
+
+    def prefix_of(txt: Tensor, job: Job) -> Prefix:
+        key = id(txt), id(job.references)  # pictures of one request have the very same tensors
+        if key not in prefixes:
+            references = None if job.references is None else job.references.to(device, dtype)
+            prefixes[key] = model.prefix(
+                txt.unsqueeze(0).to(device, dtype),
+                table,
+                references=references,
+                shapes=settings.references,
+                before=job.before,
+            )
+        return prefixes[key]
+
+    cond = [prefix_of(job.cond, job) for job in jobs]
+    uncond = [prefix_of(job.uncond, job) for job in jobs if job.uncond is not None]
+
+    def velocity(img: Tensor, rows: Sequence[Prefix], index: int) -> Tensor:
+        runs = [list(run) for _, run in groupby(rows, key=id)]
+        parts = img.split([len(run) for run in runs])
+        return torch.cat(
+            [
+                model(part, run[0], table.at(index), shape=settings.shape).float()
+                for part, run in zip(parts, runs, strict=True)
+            ]
+        )
+
+    def network(latents: Tensor, index: int) -> tuple[Tensor, Tensor | None]:
+        img = latents.to(dtype)
+        return velocity(img, cond, index), velocity(img, uncond, index) if uncond else None
 
     return network

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from danqing.conditioning.given import GivenPicture
+from danqing.conditioning.given import GivenPicture, opaque
 from danqing.conditioning.latents import mask_tokens, noise_tokens, pack, sampled_tokens
 from danqing.conditioning.pictures import fitted_size, mask_latents, resized_pixels
 from danqing.conditioning.text import Conditioning
@@ -60,7 +60,7 @@ def reference_of(components: Components, picture: Image.Image, area: int) -> Ref
     """Encode a picture at about `area` pixels in its own aspect; the mode of the posterior."""
     size = fitted_size(picture.size, area)
     latents = components.vae.encode(_pixels(components, picture, size)).float().cpu()
-    return Reference(tokens=pack(latents), shape=_shape(components, size))
+    return Reference(tokens=pack(latents, components.patch), shape=_shape(components, size))
 
 
 @torch.no_grad()
@@ -75,7 +75,8 @@ def start_from(
         drawn = mask_latents(mask.image, size, config.spatial_ratio)
         if not drawn.any():
             raise RequestError(f"{mask.name}: expected white where to draw, found none; paint the mask white")
-    return Start(mean=mean, std=std, mask=None if drawn is None else mask_tokens(drawn, config.z_dim))
+    tokens = None if drawn is None else mask_tokens(drawn, config.z_dim, components.patch)
+    return Start(mean=mean, std=std, mask=tokens)
 
 
 @torch.no_grad()
@@ -130,12 +131,14 @@ def jobs_of(
         steps=request.steps,
         guidance=request.guidance,
         solver=request.solver,
+        rescale=components.info.rescale,
         skipped=0 if start is None else _skipped(request.steps, request.strength or 1.0),
         references=tuple(reference.shape for reference in references),
         controls=tuple(control.window for control in controls),
         started=start is not None,
         masked=start is not None and start.mask is not None,
     )
+    looked_at = _looked_at(references, shape, None)
     rows = [row[:length] for row, length in zip(txt.txt, txt.lengths, strict=True)]
     for number in range(request.count):
         seed = request.seed + number
@@ -147,10 +150,11 @@ def jobs_of(
             settings=settings,
             cond=rows[0],
             uncond=rows[1] if len(rows) > 1 else None,
+            before=txt.before,
             noise=noise,
             known=known,
             mask=None if start is None else start.mask,
-            references=_looked_at(references, shape, known),
+            references=looked_at if known is None else _looked_at(references, shape, known),
             controls=steered,
         )
 
@@ -163,11 +167,12 @@ def _drawn(
     if start is not None:
         posteriors.append((start.mean, start.std))
     samples: list[Tensor] = []
+    patch = components.patch
     if posteriors:
-        samples, noise = sampled_tokens(posteriors, seed)
+        samples, noise = sampled_tokens(posteriors, seed, patch)
     else:
-        channels = components.vae.config.z_dim
-        noise = noise_tokens([seed], channels=channels, lat_h=2 * shape.height, lat_w=2 * shape.width)
+        channels, grid = components.vae.config.z_dim, (patch * shape.height, patch * shape.width)
+        noise = noise_tokens([seed], channels=channels, lat_h=grid[0], lat_w=grid[1], patch=patch)
     known = None if start is None else samples.pop()
     left = iter(samples)
     steered = (one.tokens(pack(one.mean) if one.std is None else next(left)) for one in controls)
@@ -201,10 +206,11 @@ def _skipped(steps: int, strength: float) -> int:
 def _pixels(
     components: Components, picture: Image.Image, size: tuple[int, int]
 ) -> Float[Tensor, "1 channels height width"]:
+    picture = picture.convert("RGBA") if components.transparency else opaque(picture)
     return resized_pixels(picture, size).unsqueeze(0).to(components.device, components.dtype)
 
 
 def _shape(components: Components, size: tuple[int, int]) -> GridShape:
     """Return the size in tokens of a picture of `size` pixels."""
-    side = 2 * components.vae.config.spatial_ratio
+    side = components.patch * components.vae.config.spatial_ratio
     return GridShape(1, size[1] // side, size[0] // side)

@@ -1,9 +1,11 @@
 """What every request to draw has in common, checked once."""
 
 import dataclasses
+import math
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from danqing.conditioning.given import GivenPicture
+from danqing.conditioning.pictures import fitted_size
 from danqing.errors import RequestError
 from danqing.rng import check_seed, fresh_seed
 from danqing.sampling.denoise import SOLVERS
@@ -113,6 +115,10 @@ def settled(request: R, info: CheckpointInfo, *, size: tuple[int, int]) -> R:
                 f"size: {info.name} draws {info.min_side} to {info.max_side} pixels a side in multiples "
                 f"of {info.multiple}, found {label} {side}"
             )
+    if info.fixed_steps and request.steps not in (None, info.steps):
+        raise RequestError(
+            f"steps: {info.name} was made for {info.steps}, found {request.steps}; leave steps out"
+        )
     return dataclasses.replace(
         request,
         size=size,
@@ -135,6 +141,19 @@ def inside(size: tuple[int, int], info: CheckpointInfo) -> tuple[int, int]:
     high = info.max_side // info.multiple * info.multiple
     width, height = (min(max(round(side / info.multiple) * info.multiple, low), high) for side in size)
     return width, height
+
+
+def size_of_aspect(info: CheckpointInfo, ratio: tuple[int, int]) -> tuple[int, int]:
+    """Return the width and height at which a checkpoint draws best that have about the aspect of `ratio`."""
+    wanted = ratio[0] / ratio[1]
+
+    def error(size: tuple[int, int]) -> float:
+        return abs(math.log(size[0] / size[1] / wanted))
+
+    nearest = min((info.size, *info.sizes), key=error)
+    if error(nearest) <= _MAX_ASPECT_ERROR:
+        return nearest
+    return inside(fitted_size(ratio, info.size[0] * info.size[1], info.multiple), info)
 
 
 def parameters(request: DrawRequest) -> dict[str, Any]:

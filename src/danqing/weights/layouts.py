@@ -6,7 +6,7 @@ A checkpoint also says how it wants to be used: sizes, steps, guidance, limits. 
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from danqing.errors import CheckpointError, ConfigError
+from danqing.models import mmdit, single_stream, vae21
+from danqing.models import vae as vae1
 from danqing.models.config import config_from_json, config_to_json
-from danqing.models.mmdit import MMDiT, MMDiTConfig, is_modulation
-from danqing.models.vae import VAE, VAEConfig, fold, unfold
+from danqing.models.mmdit import MMDiT, MMDiTConfig
+from danqing.models.qwen3_vl import Qwen3VL, Qwen3VLConfig
+from danqing.models.single_stream import SingleStream, SingleStreamConfig
+from danqing.models.vae import VAE, VAEConfig, fold
+from danqing.models.vae21 import VAE21, VAE21Config
 from danqing.models.vlm import VLM, VLMConfig
 from danqing.sampling.schedule import ScheduleConfig
 from danqing.weights.build import build
@@ -30,6 +35,16 @@ COMPONENTS = {
     "tokenizer": ("transformers", "Qwen2Tokenizer"),
     "scheduler": ("diffusers", "FlowMatchEulerDiscreteScheduler"),
 }
+"""Folders of 1.x checkpoints and the classes that the reference opens them with."""
+COMPONENTS_21 = {
+    "transformer": ("diffusers", "QwenImage21Transformer2DModel"),
+    "vae": ("diffusers", "AutoencoderKLQwenImage21"),
+    "text_encoder": ("transformers", "Qwen3VLForConditionalGeneration"),
+    "processor": ("transformers", "Qwen3VLProcessor"),
+    "scheduler": ("diffusers", "FlowMatchEulerDiscreteScheduler"),
+}
+"""The same of 2.1, whose tokenizer lies in the processor's folder."""
+_CLASS_21 = "QwenImage21Pipeline"
 # Keys of released configs that say nothing about the network.
 _STRAY = frozenset({"pooled_projection_dim", "is_residual"})
 # Flags of the reference's scheduler that no release sets; ignoring one would give other pictures.
@@ -49,55 +64,102 @@ class CheckpointInfo:
 
     name: str
     licence: str
+    commercial: bool = True
+    """Whether the licence lets pictures be made for money."""
     tasks: tuple[str, ...] = ("generate",)
+    """Of generate, edit, layers, describe, enhance."""
     languages: tuple[str, ...] = ("en", "zh")
     size: tuple[int, int] = (1328, 1328)
     """Width and height drawn when none is asked for, in pixels."""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Further sizes that the checkpoint draws best."""
     min_side: int = 256
     max_side: int = 3072
     multiple: int = 16
     steps: int = 50
+    fixed_steps: bool = False
+    """The schedule has these steps and no others."""
     guidance: float = 4.0
+    rescale: bool = True
+    """Guided velocities keep the length of the conditional ones."""
     negative_prompt: str = " "
     max_length: int = 512
-    """Prompt tokens the denoiser sees; longer prompts lose their end."""
+    """Prompt tokens the denoiser sees; longer prompts lose their end, those of 2.1 are refused."""
     edit_template: str = "edit_plus"
-    """Text around an instruction: edit (one picture) or edit_plus (numbered pictures)."""
+    """Text around an instruction in 1.x: edit (one picture) or edit_plus (numbered pictures)."""
     max_references: int = 10
     """Pictures an instruction may speak of."""
     reference_area: int = 1024 * 1024
     """Pixels of a reference as the autoencoder sees it, and of what is drawn when no size is asked for."""
     vision_area: int = 384 * 384
-    """Pixels of a reference as the conditioner sees it."""
+    """Pixels of a reference as the conditioner of 1.x sees it; that of 2.1 sees what the autoencoder sees."""
+    transparency: bool = False
+    """Whether pictures have an alpha channel, given ones and drawn ones."""
     about: str = ""
 
+    @property
+    def notice(self) -> str | None:
+        """What to say before the first picture; None where the licence lets pictures be used for anything."""
+        if self.commercial:
+            return None
+        return f"{self.name} comes under the {self.licence}: no commercial use"
 
-QWEN_IMAGE = CheckpointInfo(name="Qwen-Image", licence="Apache-2.0")
+
+QWEN_IMAGE = CheckpointInfo(
+    name="Qwen-Image",
+    licence="Apache-2.0",
+    tasks=("generate", "describe", "enhance"),
+    sizes=((1664, 928), (928, 1664), (1472, 1104), (1104, 1472), (1584, 1056), (1056, 1584)),
+)
 QWEN_IMAGE_EDIT = dataclasses.replace(
     QWEN_IMAGE,
     name="Qwen-Image-Edit",
-    tasks=("edit",),
+    tasks=("edit", "describe", "enhance"),
     size=(1024, 1024),
+    sizes=(),
     edit_template="edit",
     max_references=1,
     vision_area=1024 * 1024,
 )
 QWEN_IMAGE_EDIT_PLUS = dataclasses.replace(
-    QWEN_IMAGE, name="Qwen-Image-Edit-2511", tasks=("edit",), size=(1024, 1024), steps=40
+    QWEN_IMAGE_EDIT,
+    name="Qwen-Image-Edit-2511",
+    steps=40,
+    edit_template="edit_plus",
+    max_references=10,
+    vision_area=384 * 384,
 )
 QWEN_IMAGE_LAYERED = dataclasses.replace(
     QWEN_IMAGE,
     name="Qwen-Image-Layered",
-    tasks=("layers",),
+    tasks=("layers", "describe"),
     size=(640, 640),
+    sizes=(),
     min_side=128,
     reference_area=640 * 640,
+    transparency=True,
+)
+QWEN_IMAGE_21 = CheckpointInfo(
+    name="Qwen-Image-2.1",
+    licence="Qwen Research License",
+    commercial=False,
+    tasks=("generate", "edit", "describe", "enhance"),
+    size=(2048, 2048),
+    sizes=((2400, 1792), (1792, 2400), (2528, 1696), (1696, 2528), (2752, 1536), (1536, 2752)),
+    multiple=32,
+    steps=40,
+    guidance=1.0,
+    rescale=False,
+    max_length=8192,
+    vision_area=1024 * 1024,
+    transparency=True,
 )
 RELEASES = {
     "QwenImagePipeline": QWEN_IMAGE,
     "QwenImageEditPipeline": QWEN_IMAGE_EDIT,
     "QwenImageEditPlusPipeline": QWEN_IMAGE_EDIT_PLUS,
     "QwenImageLayeredPipeline": QWEN_IMAGE_LAYERED,
+    _CLASS_21: QWEN_IMAGE_21,
 }
 """How the released checkpoints of each pipeline want to be used."""
 
@@ -110,6 +172,16 @@ class Folder:
         if not (path / "model_index.json").is_file():
             raise CheckpointError(f"{path}: expected a checkpoint folder with model_index.json, found none")
         self.index = read_json(path / "model_index.json")
+
+    @property
+    def is_21(self) -> bool:
+        """Whether the parts are those of 2.1."""
+        return self.index.get("_class_name") == _CLASS_21
+
+    @property
+    def tokenizer(self) -> Path:
+        """Where the tokenizer's files lie."""
+        return self.path / ("processor" if self.is_21 else "tokenizer")
 
     def config(self, component: str) -> dict[str, Any]:
         """Return the component's config as JSON."""
@@ -127,7 +199,9 @@ class Folder:
                 f"{self.path}: expected a QwenImagePipeline checkpoint, found {family}; known: "
                 + ", ".join(RELEASES)
             )
-        return dataclasses.replace(RELEASES[family], name=self.path.name)
+        info = dataclasses.replace(RELEASES[family], name=self.path.name)
+        levels = self.index.get("sample_sigmas")
+        return dataclasses.replace(info, steps=len(levels), fixed_steps=True) if levels else info
 
     def schedule(self) -> ScheduleConfig:
         """Return the noise schedule."""
@@ -136,66 +210,94 @@ class Folder:
             if found.get(flag):
                 raise ConfigError(f"{self.path}: scheduler: expected {flag} false, found {found[flag]!r}")
         values = {key: value for key, value in found.items() if key in _SCHEDULER_KEYS}
+        if self.index.get("sample_sigmas"):
+            values["sample_sigmas"] = self.index["sample_sigmas"]
         return config_from_json(ScheduleConfig, values)
 
     def transformer(
         self, device: torch.device, dtype: torch.dtype, *, modulation: torch.device | None = None
-    ) -> MMDiT:
+    ) -> MMDiT | SingleStream:
         """Build the denoiser, its modulation layers on a device of their own if one is given."""
-        config = config_from_json(MMDiTConfig, self.config("transformer"), ignored=_STRAY)
+        config, path = self.config("transformer"), self.path / "transformer"
 
-        def place(name: str) -> torch.device:
-            return modulation if modulation is not None and is_modulation(name) else device
+        def place(is_modulation: Callable[[str], bool]) -> Callable[[str], torch.device]:
+            return lambda name: modulation if modulation is not None and is_modulation(name) else device
 
-        return build(lambda: MMDiT(config), self.path / "transformer", device=place, dtype=dtype)
+        if self.is_21:
+            single = config_from_json(SingleStreamConfig, config)
+            where = place(single_stream.is_modulation)
+            return build(lambda: SingleStream(single), path, device=where, dtype=dtype)
+        double = config_from_json(MMDiTConfig, config, ignored=_STRAY)
+        return build(lambda: MMDiT(double), path, device=place(mmdit.is_modulation), dtype=dtype)
 
-    def vae(self, device: torch.device, dtype: torch.dtype) -> VAE:
+    def vae(self, device: torch.device, dtype: torch.dtype) -> VAE | VAE21:
         """Build the autoencoder; 5-D kernels are folded to the 2-D ones a picture needs."""
-        config = config_from_json(VAEConfig, self.config("vae"), ignored=_STRAY)
-        vae = build(lambda: VAE(config), self.path / "vae", device=device, dtype=dtype, adapt=fold)
+        config = self.vae_config()
+        vae = build(
+            lambda: VAE(config) if isinstance(config, VAEConfig) else VAE21(config),
+            self.path / "vae",
+            device=device,
+            dtype=dtype,
+            adapt=fold,
+        )
         nn.utils.convert_conv2d_weight_memory_format(vae, torch.channels_last)
         return vae
 
+    def vae_config(self) -> VAEConfig | VAE21Config:
+        """Return the sizes of the autoencoder."""
+        config = self.config("vae")
+        if self.is_21:
+            return config_from_json(VAE21Config, config)
+        return config_from_json(VAEConfig, config, ignored=_STRAY)
+
     def vlm(
         self, device: torch.device, dtype: torch.dtype, *, vision: bool = False, head: bool = False
-    ) -> VLM:
+    ) -> VLM | Qwen3VL:
         """Build the conditioner; drawing from text needs neither its vision tower nor its head."""
-        config = VLMConfig.from_dict(self.config("text_encoder"))
-        unused = (() if vision else ("visual.",)) + (() if head else ("lm_head.",))
+        config, path = self.config("text_encoder"), self.path / "text_encoder"
+        eyes = "model.visual." if self.is_21 else "visual."
+        unused = (() if vision else (eyes,)) + (() if head else ("lm_head.",))
+        if self.is_21:
+            new = Qwen3VLConfig.from_dict(config)
+            return build(
+                lambda: Qwen3VL(new, vision=vision, head=head),
+                path,
+                device=device,
+                dtype=dtype,
+                unused=unused,
+            )
+        old = VLMConfig.from_dict(config)
         return build(
-            lambda: VLM(config, vision=vision, head=head),
-            self.path / "text_encoder",
-            device=device,
-            dtype=dtype,
-            unused=unused,
+            lambda: VLM(old, vision=vision, head=head), path, device=device, dtype=dtype, unused=unused
         )
 
 
 def write_folder(
     path: Path,
     *,
-    transformer: tuple[MMDiTConfig, Mapping[str, Tensor]],
-    vae: tuple[VAEConfig, Mapping[str, Tensor]],
-    text_encoder: tuple[VLMConfig, Mapping[str, Tensor]],
+    transformer: tuple[MMDiTConfig | SingleStreamConfig, Mapping[str, Tensor]],
+    vae: tuple[VAEConfig | VAE21Config, Mapping[str, Tensor]],
+    text_encoder: tuple[VLMConfig | Qwen3VLConfig, Mapping[str, Tensor]],
     schedule: ScheduleConfig,
     info: CheckpointInfo | None = None,
     folded_vae: bool = False,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write configs and weights of a checkpoint; the tokenizer's owner saves it into `path / "tokenizer"`.
+    """Write configs and weights of a checkpoint; the tokenizer's owner saves it where `Folder.tokenizer` is.
 
     With `folded_vae` the VAE keeps the 2-D kernels, a third of the size, which danqing alone reads; otherwise
-    it has the released 5-D layout.
+    it has the released layout, 5-D in 1.x.
     """
-    vae_config, vae_state = vae
+    is_21 = isinstance(transformer[0], SingleStreamConfig)
+    components = COMPONENTS_21 if is_21 else COMPONENTS
     parts = {
         "transformer": (
-            config_to_json(transformer[0], class_name=COMPONENTS["transformer"][1]),
+            config_to_json(transformer[0], class_name=components["transformer"][1]),
             transformer[1],
         ),
         "vae": (
-            config_to_json(vae_config, class_name=COMPONENTS["vae"][1]),
-            vae_state if folded_vae else unfold(vae_config, dict(vae_state)),
+            config_to_json(vae[0], class_name=components["vae"][1]),
+            vae[1] if folded_vae else _released(*vae),
         ),
         "text_encoder": (text_encoder[0].to_dict(), text_encoder[1]),
     }
@@ -204,26 +306,30 @@ def write_folder(
         cast = {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in state.items()}
         write_shards(path / component, stem, cast)
         write_json(path / component / "config.json", config)
-    write_json(
-        path / "scheduler" / "scheduler_config.json",
-        config_to_json(schedule, class_name=COMPONENTS["scheduler"][1]),
-    )
+    scheduler = config_to_json(schedule, class_name=components["scheduler"][1])
+    levels = scheduler.pop("sample_sigmas")  # which the releases keep in the index
+    write_json(path / "scheduler" / "scheduler_config.json", scheduler)
     if info is not None:
         write_json(path / "danqing.json", dataclasses.asdict(info))
-    write_json(
-        path / "model_index.json",
-        {"_class_name": "QwenImagePipeline", "_diffusers_version": "0.42.1"}
-        | {name: list(owner) for name, owner in COMPONENTS.items()},
-    )
+    family = {"_class_name": _CLASS_21 if is_21 else "QwenImagePipeline", "_diffusers_version": "0.42.1"}
+    if is_21 or levels is not None:
+        family["sample_sigmas"] = levels
+    write_json(path / "model_index.json", family | {name: list(owner) for name, owner in components.items()})
 
 
 def write_released_copy(source: Folder, path: Path) -> None:
-    """Copy a checkpoint into `path` with its VAE in the released 5-D layout, which other libraries read."""
+    """Copy a checkpoint into `path` with its VAE in the released layout, which other libraries read."""
     shutil.copytree(
         source.path, path, ignore=shutil.ignore_patterns("__pycache__", "*.py"), dirs_exist_ok=True
     )
-    config = config_from_json(VAEConfig, source.config("vae"), ignored=_STRAY)
     shards = Shards.open(source.path / "vae")
     state = {name: fold(name, tensor) for name, tensor in shards.read(shards.tensors)}
     folded = {name: tensor for name, tensor in state.items() if tensor is not None}
-    write_shards(path / "vae", "diffusion_pytorch_model", unfold(config, folded))
+    write_shards(path / "vae", "diffusion_pytorch_model", _released(source.vae_config(), folded))
+
+
+def _released(config: VAEConfig | VAE21Config, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the released layout of a folded autoencoder."""
+    if isinstance(config, VAE21Config):
+        return vae21.unfold(config, dict(state))
+    return vae1.unfold(config, dict(state))
