@@ -9,7 +9,6 @@ the median over rounds; both draw the same scenes, and their largest difference 
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import parser, tell
 
 from danqing.data.atlas import Atlas, packaged_atlas
 from danqing.data.world import Scene, render, sample_scene
@@ -65,11 +65,7 @@ def main() -> None:
     print(
         f"compose is {report['compose_over_render']} times as fast; differs by {report['largest_difference']}"
     )
-    text = json.dumps(report, indent=1)
-    if options.json:
-        options.json.write_text(text + "\n")
-    else:
-        print(text)
+    tell(report, options.json)
 
 
 def scenes(atlas: Atlas, seed: int, count: int) -> list[Scene]:
@@ -91,17 +87,14 @@ def rate(work: Callable[[], object], count: int, rounds: int, clock: Callable[[]
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--atlas", type=Path, metavar="FILE", help="default: the package's")
-    parser.add_argument("--count", type=int, default=1024, help="scenes (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=64, help="default: %(default)s")
-    parser.add_argument("--size", type=int, default=128, help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--device", default="cpu", help="default: %(default)s")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
-    return parser.parse_args()
+    made = parser(__doc__)
+    made.add_argument("--atlas", type=Path, metavar="FILE", help="default: the package's")
+    made.add_argument("--count", type=int, default=1024, help="scenes (default: %(default)s)")
+    made.add_argument("--batch", type=int, default=64, help="default: %(default)s")
+    made.add_argument("--size", type=int, default=128, help="default: %(default)s")
+    made.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    made.add_argument("--device", default="cpu", help="default: %(default)s")
+    return made.parse_args()
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ are drawn by one loaded model, after one that does not count. All numbers are me
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from measuring import environment, machine, parser, peak_bytes, run_fresh, tell
 
 PROMPT = "a red apple on a blue background"
 STAGES = ("import", "load", "encode", "denoise", "decode")
@@ -47,30 +48,18 @@ def main() -> None:
         "runs": {"commands": commands, "probes": probes},
     }
     print(table(report))
-    text = json.dumps(report, indent=1)
-    if options.json:
-        options.json.write_text(text + "\n")
-    else:
-        print(text)
+    tell(report, options.json)
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="nano", help="shipped name or folder (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, help="default: the checkpoint's own")
-    parser.add_argument("--threads", type=int, default=1, help="default: %(default)s")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
-    parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
-
-
-def environment(options: argparse.Namespace) -> dict[str, str]:
-    """Return the environment of a measured process."""
-    return {**os.environ, "OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
+    made = parser(__doc__)
+    made.add_argument("--model", default="nano", help="shipped name or folder (default: %(default)s)")
+    made.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
+    made.add_argument("--steps", type=int, help="default: the checkpoint's own")
+    made.add_argument("--threads", type=int, default=1, help="default: %(default)s")
+    made.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
+    return made.parse_args()
 
 
 def run_command(options: argparse.Namespace, out: Path) -> dict:
@@ -80,28 +69,26 @@ def run_command(options: argparse.Namespace, out: Path) -> dict:
     command += [] if options.steps is None else ["--steps", str(options.steps)]
     started = time.perf_counter()
     process = subprocess.Popen(
-        command, env=environment(options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, env=environment(options.threads), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode or not out.is_file():
         raise SystemExit(f"exit code {process.returncode}, expected a picture: {' '.join(command)}")
-    unit = 1 if sys.platform == "darwin" else 1024
     return {
         "seconds": seconds,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "peak_bytes": usage.ru_maxrss * unit,
+        "peak_bytes": peak_bytes(usage),
     }
 
 
 def run_probe(options: argparse.Namespace) -> dict:
     """Time the stages in a fresh process."""
-    command = [sys.executable, __file__, "--probe", "--model", options.model]
-    command += ["--repeats", str(options.repeats), "--threads", str(options.threads)]
-    command += [] if options.steps is None else ["--steps", str(options.steps)]
-    done = subprocess.run(command, env=environment(options), stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    arguments = ["--probe", "--model", options.model]
+    arguments += ["--repeats", str(options.repeats), "--threads", str(options.threads)]
+    arguments += [] if options.steps is None else ["--steps", str(options.steps)]
+    return run_fresh(__file__, arguments, threads=options.threads)
 
 
 def probe(options: argparse.Namespace) -> dict:
@@ -150,17 +137,6 @@ def draw(model, steps: int | None, seed: int) -> dict[str, float]:
 def medians(rows: list[dict]) -> dict[str, float]:
     """Return the median of every number."""
     return {key: statistics.median(row[key] for row in rows) for key in rows[0]}
-
-
-def machine() -> dict:
-    """Say where the numbers are from."""
-    from importlib.metadata import version
-
-    return {
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "torch": version("torch"),
-    }
 
 
 def table(report: dict) -> str:

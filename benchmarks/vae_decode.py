@@ -13,14 +13,12 @@ Memory is the peak of the resident set during the decode, less what was resident
 import argparse
 import ctypes
 import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
+
+from measuring import machine, parser, run_fresh, tell
 
 SIDES = ("danqing", "diffusers")
 PRECISIONS = ("fp32", "bf16")
@@ -50,32 +48,23 @@ def main() -> None:
         "machine": machine(),
         "results": results,
     }
-    text = json.dumps(report, indent=1)
-    if options.json:
-        options.json.write_text(text + "\n")
-    else:
-        print(text)
+    tell(report, options.json)
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", default="512x512", help="width x height in pixels (default: %(default)s)")
-    parser.add_argument("--precision", action="append", choices=PRECISIONS, help="default: both")
-    parser.add_argument("--tile", type=int, help="latents per side of a tile; default: whole")
-    parser.add_argument(
+    made = parser(__doc__)
+    made.add_argument("--size", default="512x512", help="width x height in pixels (default: %(default)s)")
+    made.add_argument("--precision", action="append", choices=PRECISIONS, help="default: both")
+    made.add_argument("--tile", type=int, help="latents per side of a tile; default: whole")
+    made.add_argument(
         "--repeats", type=int, default=5, help="processes a side and precision (default: %(default)s)"
     )
-    parser.add_argument("--threads", type=int, default=1, help="default: %(default)s")
-    parser.add_argument(
-        "--base-dim", type=int, default=96, help="width of the VAE (default: 96, as released)"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    made.add_argument("--threads", type=int, default=1, help="default: %(default)s")
+    made.add_argument("--base-dim", type=int, default=96, help="width of the VAE (default: 96, as released)")
+    made.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    made.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    return made.parse_args()
 
 
 def write_weights(options: argparse.Namespace) -> None:
@@ -118,19 +107,10 @@ def compare(options: argparse.Namespace, precision: str) -> dict:
 
 def run_side(options: argparse.Namespace, side: str, precision: str) -> dict:
     """Decode once in a fresh process."""
-    command = [sys.executable, __file__, "--side", side, "--folder", str(options.folder)]
-    command += [
-        "--precision",
-        precision,
-        "--threads",
-        str(options.threads),
-        "--base-dim",
-        str(options.base_dim),
-    ]
-    command += [] if options.tile is None else ["--tile", str(options.tile)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    arguments = ["--side", side, "--folder", str(options.folder), "--precision", precision]
+    arguments += ["--threads", str(options.threads), "--base-dim", str(options.base_dim)]
+    arguments += [] if options.tile is None else ["--tile", str(options.tile)]
+    return run_fresh(__file__, arguments, threads=options.threads)
 
 
 def decode(options: argparse.Namespace) -> dict:
@@ -206,17 +186,6 @@ def difference(folder: Path, side: str, precision: str) -> float | None:
         load_file(path)["pixels"] for path in (folder / f"{side}-{precision}.safetensors", reference)
     )
     return float((first - second).abs().max()) * 127.5
-
-
-def machine() -> dict:
-    """Say where the numbers are from."""
-    import torch
-
-    return {
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-    }
 
 
 def table(result: dict) -> str:
