@@ -5,7 +5,7 @@
 
 A row is a process of its own, so its peak is its own: Python and torch, the weights in bf16 (two blocks of
 60, or of 32 in 2.1, and the autoencoder), and all that happens. Timed are the modulation of a whole schedule,
-computed once a picture; in 2.1 the prefix, once a picture too; one step of the denoiser without guidance, with
+computed once a picture; in 2.1 the prefix, once a picture too; one step of the denoiser with no guidance and
 64 text tokens; and decoding. Seconds are CPU seconds, which depend little on what else the machine does. What
 a further block costs is the difference of two runs with other --blocks.
 """
