@@ -1,6 +1,6 @@
 """The front door: load a checkpoint, one method a task."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib import resources
@@ -14,6 +14,7 @@ from danqing.conditioning.images import describe_picture
 from danqing.device import resolve_device, resolve_precision
 from danqing.errors import CheckpointError, RequestError
 from danqing.log import logger
+from danqing.pipelines.adapting import AdapterFiles, check_adapters, loras_of, set_loras, with_adapters
 from danqing.pipelines.components import Components, load_components
 from danqing.pipelines.control import Control
 from danqing.pipelines.describe import Describer, DescribeRequest, describe, describer_of
@@ -26,6 +27,8 @@ from danqing.pipelines.request import parameters
 from danqing.weights.layouts import CheckpointInfo, Folder
 
 SHIPPED = ("nano",)
+Lora = str | Path | tuple[str | Path, float]
+"""An adapter file, or one and its strength."""
 R = TypeVar("R", GenerateRequest, EditRequest)
 
 
@@ -47,22 +50,39 @@ def load(
     name: str | Path = "nano",
     *,
     controlnet: str | Path | None = None,
+    loras: Sequence[Lora] = (),
+    merge_loras: bool = False,
+    lightning: str | Path | None = None,
+    lightning_steps: int | None = None,
     tasks: Collection[str] | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> "Model":
     """Load a checkpoint: a shipped name or a folder as released (`model_index.json` and its parts).
 
-    `controlnet` is the folder of a ControlNet that reads the `controls` of requests; `tasks` names what will
-    be asked for, so that no more is loaded (by default all the checkpoint can do); `device` is auto, cpu,
-    cuda or mps; `precision` auto, fp32 or bf16. Raises CheckpointError when files are missing, broken or do
-    not fit, RequestError for a task that the checkpoint cannot do. Warns of a licence without commercial use.
+    `controlnet` is the folder of a ControlNet that reads the `controls` of requests. `loras` are adapter
+    files of any program, or pairs of a file and its strength; they stay beside the weights, or with
+    `merge_loras` are added to them. `lightning` is a distilled adapter: it brings its schedule, its steps
+    (say `lightning_steps` where its name does not) and no guidance. `tasks` names what will be asked for, so
+    that no more is loaded (by default all the checkpoint can do); `device` is auto, cpu, cuda or mps;
+    `precision` auto, fp32 or bf16.
+
+    Raises CheckpointError when files are missing, broken or do not fit, RequestError for what the checkpoint
+    cannot do. Warns of a licence without commercial use.
     """
     folder = find_checkpoint(name)
     _show_licence(folder.info())
+    files = AdapterFiles(
+        loras=tuple((Path(one[0]), one[1]) if isinstance(one, tuple) else (Path(one), 1.0) for one in loras),
+        merged=merge_loras,
+        lightning=None if lightning is None else Path(lightning),
+        lightning_steps=lightning_steps,
+    )
+    check_adapters(folder, files)
     where = resolve_device(device)
     dtype, net = resolve_precision(precision, where), None if controlnet is None else Path(controlnet)
-    return Model(load_components(folder, device=where, dtype=dtype, controlnet=net, tasks=tasks))
+    components = load_components(folder, device=where, dtype=dtype, controlnet=net, tasks=tasks)
+    return Model(with_adapters(components, files))
 
 
 def load_describer(name: str | Path = "nano", *, device: str = "auto", precision: str = "auto") -> Describer:
@@ -93,6 +113,15 @@ class Model:
         """How this checkpoint wants to be used: sizes, steps, guidance, licence."""
         return self.components.info
 
+    @property
+    def loras(self) -> dict[str, float]:
+        """Strengths of the adapters, by the names of their files."""
+        return loras_of(self.components)
+
+    def set_loras(self, strengths: Mapping[str, float]) -> None:
+        """Weigh attached adapters anew by name, without loading anything; 0 switches one off."""
+        set_loras(self.components, strengths)
+
     def generate(self, prompt: str | GenerateRequest, **options: Any) -> Image.Image | list[Image.Image]:
         """Draw `prompt`; options are the fields of GenerateRequest. With `count` above 1, return a list.
 
@@ -119,7 +148,7 @@ class Model:
         _check_known(LayersRequest, options)
         request = LayersRequest(picture=open_transparent(picture), prompt=prompt, **options)
         (drawn,) = (one for progress in self.stream(request) for one in progress.drawn)
-        return labelled_layers(drawn, self.info)
+        return labelled_layers(drawn, self.components)
 
     def describe(self, pictures: Source | Sequence[Source], ask: str | None = None, **options: Any) -> str:
         """Say what one or more pictures show, or answer a question; options are fields of DescribeRequest."""
@@ -148,7 +177,7 @@ class Model:
 
     def _pictures(self, request: GenerateRequest | EditRequest) -> Image.Image | list[Image.Image]:
         drawn = [one for progress in self._stream(request) for one in progress.drawn]
-        pictures = [labelled(one, self.info) for one in drawn]
+        pictures = [labelled(one, self.components) for one in drawn]
         return pictures if request.count > 1 else pictures[0]
 
     def _stream(self, request: GenerateRequest | EditRequest) -> Iterator[Progress]:
@@ -157,14 +186,16 @@ class Model:
         return generate(self.components, [request])
 
 
-def labelled(drawn: Drawn, info: CheckpointInfo) -> Image.Image:
+def labelled(drawn: Drawn, components: Components) -> Image.Image:
     """Return the picture with everything needed to draw it again in its metadata; inputs are told by name."""
-    return describe_picture(drawn.image, {"model": info.name, **parameters(drawn.request)})
+    loras = loras_of(components)
+    said = {"model": components.info.name, **({"loras": loras} if loras else {})}
+    return describe_picture(drawn.image, said | parameters(drawn.request))
 
 
-def labelled_layers(drawn: Drawn, info: CheckpointInfo) -> list[Image.Image]:
+def labelled_layers(drawn: Drawn, components: Components) -> list[Image.Image]:
     """Return the layers of a picture, the lowest first, each with what drew it in its metadata."""
-    return [labelled(replace(drawn, image=layer), info) for layer in drawn.layers]
+    return [labelled(replace(drawn, image=layer), components) for layer in drawn.layers]
 
 
 def _request(kind: type[R], prompt: str | GenerateRequest | EditRequest, options: dict[str, Any]) -> R:

@@ -60,7 +60,7 @@ def write_drawn(
             for drawn in progress.drawn:
                 path = next(waiting[drawn.index])
                 with writing(path, overwrite=overwrite) as temporary:
-                    labelled(drawn, model.info).save(temporary, **_SAVED_AS.get(path.suffix.lower(), {}))
+                    labelled(drawn, model.components).save(temporary, **_SAVED_AS.get(path.suffix.lower(), {}))
                 done += 1
                 yield _line(drawn, path, model.info.name, (now - started) / len(progress.drawn))
             if progress.drawn:

@@ -153,7 +153,7 @@ def _write(drawn: "Drawn", paths: tuple[Path, ...], model: "Model", *, overwrite
         with writing(paths[0], overwrite=overwrite) as temporary:
             write_openraster(temporary, drawn.layers)
     else:
-        for path, layer in zip(paths, labelled_layers(drawn, model.info), strict=True):
+        for path, layer in zip(paths, labelled_layers(drawn, model.components), strict=True):
             with writing(path, overwrite=overwrite) as temporary:
                 layer.save(temporary, lossless=True)  # what WebP asks for and PNG is anyway
     return composite_psnr(_given(drawn), drawn.layers)

@@ -1,6 +1,6 @@
 """What a pipeline works with: the parts of one checkpoint, on one device, in one precision."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -39,6 +39,8 @@ class Components:
     controlnet: ControlNet | BlockwiseControlNet | None = None
     picture_limits: PictureLimits = field(default_factory=PictureLimits)
     """How many pixels of a picture the conditioner sees."""
+    merged_loras: Mapping[str, float] = field(default_factory=dict)
+    """Adapters in the weights and their strengths; attached ones are known to the denoiser."""
     system_prompt: str | None = None
     """What the checkpoint itself tells its conditioner when a prompt is to be rewritten."""
 

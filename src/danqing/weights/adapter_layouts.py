@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from danqing.errors import CheckpointError
-from danqing.log import logger
 from danqing.models.lora import Layer, linears
 from danqing.weights.adapter_names import (
     FACTORS,
@@ -106,7 +105,7 @@ def changes_of(file: Path, handle: Any, config: PeftConfig | None, model: nn.Mod
     """Return what an opened adapter file changes in `model`, checked from its header alone.
 
     Without a `config` beside the file the one in its header counts, if there is one. Raises CheckpointError;
-    tensors for the text encoder are left out with a warning.
+    tensors for the text encoder are left out.
     """
     config = config or _header_config(file, handle.metadata() or {})
     stored = []
@@ -222,24 +221,21 @@ def _by_layer(
             raise CheckpointError(f"{file}: expected one adapter, found two: {twice} and {one.key}")
         else:
             layers[targets][factor] = one
-    _report(file, unmatched, texts, len(layers))
+    _check_all_used(file, unmatched, texts, len(layers))
     return layers
 
 
-def _report(file: Path, unmatched: list[str], texts: int, layers: int) -> None:
-    """Say what of a file is left over; raise unless it is the text encoder's share of an adapter."""
+def _check_all_used(file: Path, unmatched: list[str], texts: int, layers: int) -> None:
+    """Raise where tensors of a file are left over, or nothing but the text encoder's share of an adapter."""
     if unmatched:
         shown = ", ".join(unmatched[:_NAMED]) + (", …" if len(unmatched) > _NAMED else "")
         raise CheckpointError(
             f"{file}: expected changes of layers of this model, found {len(unmatched)} tensors that fit none "
             f"({shown}); the adapter was made for another model"
         )
-    share = f"{texts} tensors for the text encoder"
     if not layers:
-        also = f", only {share}" if texts else ""
+        also = f", only {texts} tensors for the text encoder" if texts else ""
         raise CheckpointError(f"{file}: expected an adapter of the denoiser, found none{also}")
-    if texts:
-        logger.warning(f"{file}: {share} are left out: danqing adapts the denoiser alone")
 
 
 def _told_apart(key: str) -> tuple[str, str]:

@@ -4,7 +4,6 @@ Everything is checked against the model from the file's header before a tensor i
 in `danqing.weights.adapter_names`.
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from danqing.errors import CheckpointError, RequestError
+from danqing.log import logger
 from danqing.models.lora import (
     Adapter,
     Delta,
@@ -26,7 +26,7 @@ from danqing.models.lora import (
     strengths,
 )
 from danqing.weights.adapter_layouts import adapter_file, changes_of, scale_of
-from danqing.weights.adapter_names import WRITTEN
+from danqing.weights.adapter_names import TEXT_ENCODER_PREFIXES, WRITTEN
 from danqing.weights.store import open_safetensors, write_safetensors
 
 Dialect = Literal["diffusers", "comfyui", "kohya"]
@@ -51,7 +51,19 @@ def load_adapter(path: Path, model: nn.Module, *, dtype: torch.dtype = torch.flo
             delta = _delta(tensors, scale_of(change, tensors.get("alpha")))
             parts = zip(change.layers, _split(file, delta, len(change.layers)), strict=True)
             adapter |= {layer: part.to(dtype).requires_grad_(False) for layer, part in parts}
+        texts = sum(key.startswith(TEXT_ENCODER_PREFIXES) for key in handle.keys())  # noqa: SIM118
+    if texts:
+        logger.warning(
+            f"{file}: {texts} tensors for the text encoder are left out; only the denoiser is adapted"
+        )
     return adapter
+
+
+def check_adapter(path: Path, model: nn.Module) -> None:
+    """Raise CheckpointError where an adapter does not fit `model`, which may be on meta; reads its header."""
+    file, config = adapter_file(path)
+    with open_safetensors(file) as handle:
+        changes_of(file, handle, config, model)
 
 
 def adapt(
@@ -63,21 +75,19 @@ def adapt(
 ) -> dict[str, float]:
     """Attach the adapters of files at their strengths, or merge them; return the strengths by name.
 
-    An adapter is called what its file is called. Merging adds all of them in fp32 and rounds once.
+    An adapter is called what its file is called. Merging adds all of them in fp32 and rounds once. Nothing
+    is changed where a file does not fit.
     """
+    precision = torch.float32 if merged else dtype
+    loaded = [(load_adapter(path, model, dtype=precision), strength) for path, strength in files]
     named: dict[str, float] = {}
-    loaded: list[tuple[Adapter, float]] = []
     for path, strength in files:
-        if not math.isfinite(strength):
-            raise RequestError(f"{path}: expected a finite scale, found {strength}")
-        adapter = load_adapter(path, model, dtype=torch.float32 if merged else dtype)
-        name = _free_name(path.stem, {*named, *strengths(model)})
-        named[name] = strength
-        if merged:
-            loaded.append((adapter, strength))
-        else:
-            attach(model, adapter, name=name, strength=strength)
-    merge(model, loaded)
+        named[_free_name(path.stem, {*named, *strengths(model)})] = strength
+    if merged:
+        merge(model, loaded)
+        return named
+    for (adapter, strength), name in zip(loaded, named, strict=True):
+        attach(model, adapter, name=name, strength=strength)
     return named
 
 

@@ -6,7 +6,7 @@ A checkpoint also says how it wants to be used: sizes, steps, guidance, limits. 
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -218,17 +218,19 @@ class Folder:
         self, device: torch.device, dtype: torch.dtype, *, modulation: torch.device | None = None
     ) -> MMDiT | SingleStream:
         """Build the denoiser, its modulation layers on a device of their own if one is given."""
-        config, path = self.config("transformer"), self.path / "transformer"
+        is_modulation = single_stream.is_modulation if self.is_21 else mmdit.is_modulation
 
-        def place(is_modulation: Callable[[str], bool]) -> Callable[[str], torch.device]:
-            return lambda name: modulation if modulation is not None and is_modulation(name) else device
+        def place(name: str) -> torch.device:
+            return modulation if modulation is not None and is_modulation(name) else device
 
+        return build(self.new_transformer, self.path / "transformer", device=place, dtype=dtype)
+
+    def new_transformer(self) -> MMDiT | SingleStream:
+        """Return a denoiser of the checkpoint's sizes; on the meta device it needs no memory."""
+        config = self.config("transformer")
         if self.is_21:
-            single = config_from_json(SingleStreamConfig, config)
-            where = place(single_stream.is_modulation)
-            return build(lambda: SingleStream(single), path, device=where, dtype=dtype)
-        double = config_from_json(MMDiTConfig, config, ignored=_STRAY)
-        return build(lambda: MMDiT(double), path, device=place(mmdit.is_modulation), dtype=dtype)
+            return SingleStream(config_from_json(SingleStreamConfig, config))
+        return MMDiT(config_from_json(MMDiTConfig, config, ignored=_STRAY))
 
     def vae(self, device: torch.device, dtype: torch.dtype) -> VAE | VAE21:
         """Build the autoencoder; 5-D kernels are folded to the 2-D ones a picture needs."""
