@@ -162,4 +162,4 @@ def test_the_flags_are_the_fields_of_a_request():
     from danqing.pipelines.edit import EditRequest
 
     flags = {parameter.name for parameter in edit.params}
-    assert set(EditRequest.__dataclass_fields__) - {"pictures", "prompt"} <= flags
+    assert set(EditRequest.__dataclass_fields__) - {"pictures", "prompt", "wish"} <= flags

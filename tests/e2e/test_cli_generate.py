@@ -204,4 +204,5 @@ def test_the_flags_are_the_fields_of_a_request():
     from danqing.cli.generate import generate
 
     flags = {parameter.name for parameter in generate.params}
-    assert set(danqing.GenerateRequest.__dataclass_fields__) <= flags
+    assert set(danqing.GenerateRequest.__dataclass_fields__) - {"controls", "wish"} <= flags
+    assert {"control", "control_mask"} <= flags

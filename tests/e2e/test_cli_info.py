@@ -36,7 +36,8 @@ def test_a_picture_tells_how_it_was_drawn(cli, tiny, tmp_path):
     assert (said["path"], said["prompt"], said["seed"], said["model"]) == ("cat.png", "一只猫", 7, "tiny")
     assert "seed: 7" in cli("info", "cat.png").lines
     again = {key: said[key] for key in danqing.GenerateRequest.__dataclass_fields__}
-    redrawn = tiny.generate(danqing.GenerateRequest(**{**again, "size": tuple(again["size"])}))
+    again |= {name: tuple(again[name]) for name in ("size", "controls")}
+    redrawn = tiny.generate(danqing.GenerateRequest(**again))
     with Image.open(tmp_path / "cat.png") as picture:
         assert redrawn.tobytes() == picture.tobytes()
 

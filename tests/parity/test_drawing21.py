@@ -15,7 +15,7 @@ from danqing.sampling.guidance import guided
 from danqing.sampling.schedule import TURBO, ScheduleConfig, sigma_grid
 from tests.parity import peer_parts as parts
 
-diffusers = pytest.importorskip("diffusers")
+peer_21 = pytest.importorskip("tests.parity.peer_21")
 
 PROMPT = "a red apple on a blue table"
 WIDTH, HEIGHT = 96, 64
@@ -37,21 +37,6 @@ CASES = {
         "true_cfg_scale": 3.0,
     },
 }
-
-
-def make_pipeline(tokenizer, turbo):
-    made = diffusers.QwenImage21Pipeline(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(
-            **(parts.TURBO_SCHEDULER if turbo else parts.SCHEDULER)
-        ),
-        vae=parts.randomize(diffusers.AutoencoderKLQwenImage21(**parts.VAE21), 23),
-        text_encoder=parts.text_encoder_3(tokenizer),
-        processor=parts.still_processor_3(tokenizer),
-        transformer=parts.randomize(diffusers.QwenImage21Transformer2DModel(**parts.DIT21), 34),
-        sample_sigmas=parts.TURBO_SIGMAS if turbo else None,
-    )
-    made.set_progress_bar_config(disable=True)
-    return made
 
 
 def draw_reference(pipe, call):
@@ -111,7 +96,7 @@ def draw_ours(model, vae, branches, pictures, sigmas, scale):
 @pytest.mark.parametrize("name", CASES)
 def test_the_picture_is_that_of_the_reference(peers, name):
     call, turbo = CASES[name], name == "turbo"
-    pipe = make_pipeline(peers.tokenizer, turbo)
+    pipe = peer_21.pipeline(peers.tokenizer, turbo=turbo)
     expected, given = draw_reference(pipe, call)
     sizes = [(width * 16, height * 16) for _, height, width in given[0]["img_shapes"][0][:-1]]
     pictures = [

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from danqing.cli.drawing import opened, write_drawn
+from danqing.cli.adapters import adapter_options, loading, named_adapters
+from danqing.cli.drawing import needed, opened, told_first, write_drawn
 from danqing.cli.options import drawing_options, json_option, model_options, overwrite_option, use_threads
 from danqing.cli.outputs import FORMATS, check_writable, paths_for
 from danqing.cli.progress import bar
@@ -36,6 +37,7 @@ _TRY = 'danqing edit photo.png "make the apple green"'
     metavar="S",
     help="Start from the last picture moved this far towards noise, 0.01 to 1.  [default: with --mask 1]",
 )
+@adapter_options
 @drawing_options
 @overwrite_option
 @model_options
@@ -60,14 +62,15 @@ def edit(
     """
     files, instruction = _told(words)
 
-    from danqing.conditioning.given import open_picture
+    from danqing.conditioning.given import open_transparent
     from danqing.model import find_checkpoint, load
-    from danqing.pipelines.edit import EditRequest
+    from danqing.pipelines.edit import EditRequest, enhanced
     from danqing.pipelines.edit import edit as draw
     from danqing.pipelines.prepare import steps_taken
 
-    info = find_checkpoint(model).info()
-    pictures = tuple(map(open_picture, files))
+    adapters = named_adapters(fields)
+    info = adapters.settle(find_checkpoint(model).info())
+    pictures = tuple(map(open_transparent, files))
     request = EditRequest(pictures=pictures, prompt=instruction, **opened(fields)).resolved(info)
     assert request.seed is not None
     paths = paths_for(output, instruction, request.seed, request.count)
@@ -75,7 +78,9 @@ def edit(
     use_threads(threads)
     with bar(request.count * steps_taken(request), quiet=quiet) as shown:
         shown.show(f"loading {info.name}")
-        loaded = load(model, device=device, precision=precision)
+        tasks = needed("edit", enhance=request.enhance)
+        loaded = load(model, **loading(adapters), tasks=tasks, device=device, precision=precision)
+        request = told_first(request, lambda wish: enhanced(loaded.components, wish), shown)
         steps = draw(loaded.components, [request])
         for line in write_drawn(loaded, steps, [paths], shown, overwrite=overwrite):
             shown.result(json.dumps(line, ensure_ascii=False) if as_json else line["path"])

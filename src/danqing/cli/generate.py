@@ -3,14 +3,16 @@
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from danqing.cli.adapters import adapter_options, loading, named_adapters
 from danqing.cli.batch import Order, read_batch
 from danqing.cli.controls import control_options, opened_controls
-from danqing.cli.drawing import opened, write_drawn
+from danqing.cli.drawing import needed, opened, told_first, write_drawn
 from danqing.cli.options import drawing_options, json_option, model_options, overwrite_option, use_threads
 from danqing.cli.outputs import check_writable, make_folder, paths_for
 from danqing.cli.progress import bar
@@ -26,6 +28,8 @@ Examples:
   danqing generate "a red apple" --size 256x192 --steps 20 --guidance 5
   danqing generate "the same in watercolours" --image photo.png --strength 0.6
   danqing generate "a green apple" --image photo.png --mask apple-is-white.png
+  danqing generate "a red apple" --model path/to/Qwen-Image --lora ink.safetensors:0.8
+  danqing generate "a red apple" --model path/to/Qwen-Image --lightning Lightning-4steps-V2.0.safetensors
   danqing generate "a red house" --control edges.png:0.9 --controlnet path/to/Qwen-Image-ControlNet-Union
   echo "a red apple" | danqing generate -
   danqing generate --batch prompts.jsonl -o pictures --resume --json
@@ -51,6 +55,7 @@ _FILE = click.Path(path_type=Path)
     help="How far from --image: 0.01 keeps it, 1 forgets it.  [default: 0.6; with --mask 1]",
 )
 @control_options
+@adapter_options
 @drawing_options
 @overwrite_option
 @click.option("--resume", is_flag=True, help="With --batch: skip the pictures that are there.")
@@ -84,11 +89,13 @@ def generate(
     text = _prompt(prompt, prompt_file, batch)
 
     from danqing.model import find_checkpoint, load
+    from danqing.pipelines.generate import enhanced
     from danqing.pipelines.generate import generate as draw
     from danqing.pipelines.prepare import steps_taken
 
+    adapters = named_adapters(fields)
     fields = opened(fields) | {"controls": opened_controls(control, control_mask, controlnet)}
-    info = find_checkpoint(model).info()
+    info = adapters.settle(find_checkpoint(model).info())
     if batch is not None:
         folder = output or Path()
         orders = read_batch(batch, fields, info, folder)
@@ -102,8 +109,15 @@ def generate(
         total = sum(order.request.count * steps_taken(order.request) for order in orders)
         with bar(total, quiet=quiet) as shown:
             shown.show(f"loading {info.name}")
-            loaded = load(model, controlnet=controlnet, device=device, precision=precision)
-            steps = draw(loaded.components, [order.request for order in orders])
+            parts = {"controlnet": controlnet, "tasks": needed("generate", enhance=fields["enhance"])}
+            loaded = load(model, **parts, **loading(adapters), device=device, precision=precision)
+            wishes = [order.request for order in orders]
+            if batch is None:  # a rewrite may choose the shape where nobody else does
+                wishes = [replace(wish, size=fields["size"]) for wish in wishes]
+            requests = [
+                told_first(wish, lambda said: enhanced(loaded.components, said), shown) for wish in wishes
+            ]
+            steps = draw(loaded.components, requests)
             paths = [order.paths for order in orders]
             for line in write_drawn(loaded, steps, paths, shown, overwrite=overwrite):
                 shown.result(json.dumps(line, ensure_ascii=False) if as_json else line["path"])

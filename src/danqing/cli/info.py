@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +72,12 @@ def describe_picture_file(path: Path) -> dict[str, Any]:
 
 def describe_checkpoint(name: str) -> dict[str, Any]:
     """Return what `danqing info` says about a checkpoint."""
-    from danqing.cli.inventory import parts_of
+    from danqing.cli.inventory import kept_of_a_reference, parts_of
     from danqing.model import find_checkpoint
 
     folder = find_checkpoint(name)
     about, parts = folder.info(), parts_of(folder)
-    loaded = sum(part.drawing for part in parts)
+    loaded, kept = sum(part.drawing for part in parts), kept_of_a_reference(folder)
     return {
         **dataclasses.asdict(about),
         "path": str(folder.path),
@@ -84,28 +85,54 @@ def describe_checkpoint(name: str) -> dict[str, Any]:
         "parameters": sum(part.parameters for part in parts),
         "bytes": sum(part.size for part in parts),
         "memory": {"fp32": 4 * loaded, "bf16": 2 * loaded},
+        "reference_memory": {"fp32": 4 * kept, "bf16": 2 * kept} if kept else None,
     }
 
 
 def _table(values: dict[str, Any]) -> list[str]:
-    width, height = values["size"]
-    sides = f"{values['min_side']} to {values['max_side']}"
     lines = [
-        f"{values['name']}  ({values['licence']})",
+        f"{values['name']}  ({values['licence']}{'' if values['commercial'] else ': no commercial use'})",
         *([values["about"]] if values["about"] else []),
-        f"folder     {values['path']}",
-        f"tasks      {', '.join(values['tasks'])}",
-        f"languages  {', '.join(values['languages'])}",
-        f"size       {width}x{height}; sides of {sides} in steps of {values['multiple']}",
-        f"steps      {values['steps']}",
-        f"guidance   {values['guidance']:g}",
+        *(f"{name:<10} {said}" for name, said in _facts(values)),
         "",
     ]
     for part in values["components"]:
         said = f"{_short(part['parameters']):>9} parameters  {megabytes(part['size']):>11}"
         lines.append(f"{part['name']:<13}{said}  {', '.join(part['precisions'])}")
-    memory = " or ".join(f"{megabytes(size)} in {name}" for name, size in values["memory"].items())
-    return [*lines, "", f"Weights in memory while drawing: {memory}; activations come on top."]
+    lines += ["", f"Weights in memory while drawing: {_sizes(values['memory'])}; activations come on top."]
+    if values["reference_memory"]:
+        lines.append(f"Each picture to look at takes another {_sizes(values['reference_memory'])}.")
+    return lines
+
+
+def _facts(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what a checkpoint wants, each with its name."""
+    draws = not {"generate", "edit", "layers"}.isdisjoint(values["tasks"])
+    yield "folder", values["path"]
+    yield "tasks", ", ".join(values["tasks"])
+    yield "languages", ", ".join(values["languages"])
+    if not draws:
+        return
+    sides = f"{values['min_side']} to {values['max_side']}"
+    yield "size", f"{_by(values['size'])}; sides of {sides} in steps of {values['multiple']}"
+    if values["sizes"]:
+        yield "also", ", ".join(map(_by, values["sizes"]))
+    yield "pictures", "RGBA, transparent where asked for" if values["transparency"] else "RGB"
+    if "edit" in values["tasks"]:
+        side = round(values["reference_area"] ** 0.5)
+        yield "references", f"up to {values['max_references']}, seen at the area of {side}x{side}"
+    yield "steps", f"{values['steps']}{', no others' if values['fixed_steps'] else ''}"
+    yield "guidance", f"{values['guidance']:g}{'' if values['guidance'] > 1 else ' (off)'}"
+    yield "negative", json.dumps(values["negative_prompt"], ensure_ascii=False)
+    yield "prompt", f"up to {values['max_length']} tokens"
+
+
+def _by(size: Sequence[int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _sizes(memory: dict[str, int]) -> str:
+    return " or ".join(f"{megabytes(size)} in {name}" for name, size in memory.items())
 
 
 def _short(count: int) -> str:

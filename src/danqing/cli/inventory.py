@@ -19,12 +19,12 @@ NAMES = {
     "I8": "int8",
 }
 _WIDTHS = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}  # bytes; all others have 1
-_NOT_FOR_DRAWING = ("visual.", "lm_head.")
+_VISION, _HEAD = ("visual.", "model.visual."), ("lm_head.",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One component: what its files hold, and what of it drawing from text needs."""
+    """One component: what its files hold, and what of it drawing needs."""
 
     name: str
     parameters: int
@@ -32,12 +32,24 @@ class Part:
     """Bytes on disk, headers apart."""
     precisions: tuple[str, ...]
     drawing: int
-    """Parameters loaded to draw from text."""
+    """Parameters loaded to draw, from text alone where the checkpoint can."""
 
 
 def parts_of(folder: "Folder") -> list[Part]:
     """Return the components with weights; only the headers of their files are read."""
     return [_part(folder, name) for name in ("transformer", "vae", "text_encoder")]
+
+
+def kept_of_a_reference(folder: "Folder") -> int | None:
+    """Return how many numbers 2.1 keeps of a picture it looks at: keys and values of every block."""
+    if not folder.is_21:
+        return None
+    from danqing.models.config import config_from_json
+    from danqing.models.single_stream import SingleStreamConfig
+
+    denoiser = config_from_json(SingleStreamConfig, folder.config("transformer"))
+    tokens = folder.info().reference_area // folder.vae_config().spatial_ratio ** 2
+    return 2 * denoiser.num_layers * denoiser.dim * tokens
 
 
 def _part(folder: "Folder", name: str) -> Part:
@@ -48,6 +60,8 @@ def _part(folder: "Folder", name: str) -> Part:
 
     parameters = size = drawing = 0
     precisions: dict[str, int] = {}
+    tasks = folder.info().tasks
+    unused = (() if "generate" not in tasks else _VISION) + (() if "layers" in tasks else _HEAD)
     shards = Shards.open(folder.path / name)
     if not shards.tensors:
         raise CheckpointError(f"{folder.path / name}: expected tensors, found none")
@@ -60,7 +74,7 @@ def _part(folder: "Folder", name: str) -> Part:
         if name == "vae":
             folded = fold(key, torch.empty(info.shape, device="meta"))
             drawing += 0 if folded is None else folded.numel()
-        elif name != "text_encoder" or not key.startswith(_NOT_FOR_DRAWING):
+        elif name != "text_encoder" or not key.startswith(unused):
             drawing += count
     most_first = sorted(precisions, key=lambda precision: -precisions[precision])
     return Part(name=name, parameters=parameters, size=size, precisions=tuple(most_first), drawing=drawing)

@@ -72,6 +72,9 @@ _DRAWING = (
     ),
     click.option("--negative-prompt", metavar="TEXT", help="What the picture should not be."),
     click.option(
+        "--enhance", is_flag=True, help="Let the model rewrite the words first; shows what it changed."
+    ),
+    click.option(
         "--seed",
         type=int,
         metavar="N",

@@ -23,13 +23,13 @@ class Bar:
         if self._live is not None and self._task is not None:
             self._live.update(self._task, description=text, completed=done)
 
-    def result(self, line: str) -> None:
-        """Print a result on stdout, above the bar."""
+    def result(self, line: str, *, err: bool = False) -> None:
+        """Print a result on stdout, or what is no result on stderr, above the bar."""
         if self._live is None:
-            click.echo(line)
+            click.echo(line, err=err)
             return
         self._live.stop()  # clears the bar, so that both may share a terminal
-        click.echo(line)
+        click.echo(line, err=err)
         self._live.start()
 
 

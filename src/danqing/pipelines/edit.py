@@ -80,9 +80,14 @@ def edit(components: Components, requests: Sequence[EditRequest]) -> Iterator[Pr
     Pictures of equal size and settings are denoised together, `components.batch_size` at a time; what a
     picture looks like does not depend on its neighbours.
     """
-    told = [rewritten(components, request, request.pictures) for request in requests]
+    told = [enhanced(components, request) for request in requests]
     resolved = [request.resolved(components.info) for request in told]
     yield from draw(components, _jobs(components, resolved))
+
+
+def enhanced(components: Components, request: EditRequest) -> EditRequest:
+    """Return the request with its instruction made precise where it asks for that."""
+    return rewritten(components, request, request.pictures)
 
 
 def _jobs(components: Components, requests: Sequence[EditRequest]) -> Iterator[Job]:

@@ -94,16 +94,20 @@ def generate(components: Components, requests: Sequence[GenerateRequest]) -> Ite
     Pictures of equal size, steps and guidance are denoised together, `components.batch_size` at a time; what
     a picture looks like does not depend on its neighbours.
     """
-    told = [rewritten(components, request, resize=_is_free(request)) for request in requests]
+    told = [enhanced(components, request) for request in requests]
     resolved = [request.resolved(components.info) for request in told]
     for request in resolved:
         check_controls(components.controlnet, request.controls)
     yield from draw(components, _jobs(components, resolved))
 
 
-def _is_free(request: GenerateRequest) -> bool:
-    """Tell whether no picture speaks for the shape of what is drawn."""
-    return request.image is None and not request.controls
+def enhanced(components: Components, request: GenerateRequest) -> GenerateRequest:
+    """Return the request with its prompt rewritten where it asks for that.
+
+    Where neither a size nor a picture speaks for the shape of what is drawn, the rewrite may.
+    """
+    free = request.image is None and not request.controls
+    return rewritten(components, request, resize=free)
 
 
 def _jobs(components: Components, requests: Sequence[GenerateRequest]) -> Iterator[Job]:

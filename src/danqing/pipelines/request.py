@@ -73,8 +73,8 @@ def check_request(request: DrawRequest, *, example: str | None) -> None:
     """
     if example is not None and not (isinstance(request.prompt, str) and request.prompt.strip()):
         raise RequestError(f'prompt: expected some text, found none; try "{example}"')
-    for name in ("prompt", "negative_prompt"):
-        _check_text(name, getattr(request, name))
+    for name in ("prompt", "negative_prompt", "wish"):
+        _check_text(name, getattr(request, name, None))
     if request.size is not None and not _is_size(request.size):
         raise RequestError(f"size: expected width and height, found {request.size!r}; try (1024, 768)")
     if request.steps is not None:
