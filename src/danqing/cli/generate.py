@@ -109,8 +109,8 @@ def generate(
         total = sum(order.request.count * steps_taken(order.request) for order in orders)
         with bar(total, quiet=quiet) as shown:
             shown.show(f"loading {info.name}")
-            parts = {"controlnet": controlnet, "tasks": needed("generate", enhance=fields["enhance"])}
-            loaded = load(model, **parts, **loading(adapters), device=device, precision=precision)
+            parts = loading(adapters) | {"tasks": needed("generate", enhance=fields["enhance"])}
+            loaded = load(model, controlnet=controlnet, **parts, device=device, precision=precision)
             wishes = [order.request for order in orders]
             if batch is None:  # a rewrite may choose the shape where nobody else does
                 wishes = [replace(wish, size=fields["size"]) for wish in wishes]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from danqing.cli.adapters import loading, lora_options, named_adapters
 from danqing.cli.options import json_option, model_options, overwrite_option, use_threads
 from danqing.cli.outputs import check_writable, free_path, make_folder, writing
 from danqing.cli.progress import bar
@@ -69,6 +70,7 @@ _TRANSPARENT = (".png", ".webp")
     metavar="FILE|FOLDER",
     help="One .ora document, or the names or the folder of pictures.  [default: PICTURE-1.png, …]",
 )
+@lora_options
 @overwrite_option
 @model_options
 @json_option
@@ -94,6 +96,7 @@ def layers(
     from danqing.model import find_checkpoint, load
     from danqing.pipelines.layered import LayersRequest
 
+    adapters = named_adapters(fields)
     info = find_checkpoint(model).info()
     request = LayersRequest(picture=open_transparent(picture), **fields).resolved(info)
     paths = _paths(picture, output, request.count)
@@ -101,7 +104,7 @@ def layers(
     use_threads(threads)
     with bar(request.steps, quiet=quiet) as shown:
         shown.show(f"loading {info.name}")
-        loaded = load(model, device=device, precision=precision)
+        loaded = load(model, **loading(adapters), device=device, precision=precision)
         shown.show("reading the picture")
         drawn = _drawn(loaded, request, shown)
         closeness = _write(drawn, paths, loaded, overwrite=overwrite)

@@ -53,7 +53,7 @@ class AdapterFiles:
             return info
         if not {"generate", "edit"} & set(info.tasks):
             raise RequestError(f"{info.name}: expected no --lightning, found one; there is none for layers")
-        steps = self.lightning_steps or lightning_steps(self.lightning)
+        steps = lightning_steps(self.lightning) or self.lightning_steps
         if steps is None:
             raise RequestError(
                 f"{self.lightning}: expected a name that says for how many steps it was made, like "
