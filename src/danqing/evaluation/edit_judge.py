@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from PIL import Image
 
-from danqing.conditioning.images import to_pixels
+from danqing.conditioning.images import to_pictures, to_pixels
 from danqing.data.atlas import Atlas
 from danqing.data.world import Scene, render
 from danqing.data.world.edits import Edit
@@ -59,7 +59,7 @@ class EditJudge:
         """`edit_of` gives the true edit of an item, `vae` is the one of the model that is measured."""
         self._scenes, self._edit_of, self._atlas, self._vae = scenes, edit_of, atlas, vae
         self._version = f"{scenes.version}-1-{atlas_digest(atlas)[:4]}{vae_digest(vae)[:8]}"
-        self._truth = lru_cache(maxsize=8)(self._render)  # one item is judged for several systems in turn
+        self._restored = lru_cache(maxsize=2048)(self._restore)  # 48 kB each; every system asks again
 
     @property
     def version(self) -> str:
@@ -97,16 +97,19 @@ class EditJudge:
             atoms.append(_atom("style", bool(after < before), "changed"))  # more like the result than before
         return atoms
 
-    def _render(self, source: Scene, target: Scene) -> _Truth:
+    def _truth(self, source: Scene, target: Scene) -> _Truth:
         before, after = (render(scene, self._atlas, SIDE) for scene in (source, target))
-        restored = (restore(self._vae, to_pixels(before[None]))[0].permute(1, 2, 0).numpy() + 1) * 127.5
         differs = np.abs(before.astype(np.int16) - after).max(-1) >= _CHANGED
         return _Truth(
             source=before.astype(np.float32),
             target=after.astype(np.float32),
-            restored=restored.clip(0, 255).round(),
+            restored=self._restored(source).astype(np.float32),
             kept=~_spread(differs),
         )
+
+    def _restore(self, scene: Scene) -> np.ndarray:
+        pixels = to_pixels(render(scene, self._atlas, SIDE)[None])
+        return np.asarray(to_pictures(restore(self._vae, pixels))[0])
 
 
 def _changed_box(reading: Reading, edit: Edit) -> Atom:
