@@ -39,7 +39,7 @@ class Run:
 AS_IT_IS = Run()
 BANANAS = tuple(f"danqing-{6 + k}-two-bananas-on-a-green-background-{k}.png" for k in (1, 2, 3, 4))
 SMALL = Run(instead=(("1328x1328", "256x256"), ("50", "2")))  # the weights are a tiny random model's
-STEERED = Run(more=("--size", "256x256", "--steps", "2"))
+QUICK = Run(more=("--size", "256x256", "--steps", "2"))
 SAID = Run(more=("--max-tokens", "8"))  # random weights never come to an end
 RELEASE = "--model path/to/Qwen-Image"
 INTO_SOFA = '"put the cat of picture 1 on the sofa of picture 2"'
@@ -68,12 +68,13 @@ COMMANDS = {
     ),
     f"danqing layers poster.png -o poster.ora {RELEASE}-Layered": Run(makes=("poster.ora",)),
     f'danqing "a red house" --control edges.png:0.9:0:0.8 {RELEASE} '
-    "--controlnet path/to/Qwen-Image-ControlNet-Union": STEERED,
+    "--controlnet path/to/Qwen-Image-ControlNet-Union": QUICK,
     f'danqing "a red house" --control edges.png --control-mask hole.png {RELEASE} '
-    "--controlnet path/to/Qwen-Image-ControlNet-Inpainting": STEERED,
+    "--controlnet path/to/Qwen-Image-ControlNet-Inpainting": QUICK,
     "danqing generate \"a coffee shop sign that says 'Open'\" --model path/to/Qwen-Image --size 1328x1328 "
     "--steps 50 --guidance 4": SMALL,
     "danqing info path/to/Qwen-Image": AS_IT_IS,
+    f'danqing "a glass bird, transparent background" {RELEASE}-2.1 -o bird.png': QUICK,
     "danqing evaluate world -o evaluation": Run(
         more=("--rows", "object", "--steps", "1", "--no-baselines"), makes=("evaluation/report.html",)
     ),
@@ -143,7 +144,10 @@ def execute(cli: Callable[..., Done], command: str) -> None:
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block[0][:40])
-def test_commands(cli, place, block):
+def test_commands(cli, place, block, request):
+    for name, fixture in {"Qwen-Image-2.1": "tiny_21"}.items():
+        if any(f"path/to/{name} " in command for command in block):
+            shutil.copytree(request.getfixturevalue(fixture), place / "path" / "to" / name)
     for command in block:
         execute(cli, command)
 
