@@ -1,13 +1,15 @@
-"""Adapted pictures: the reference's pipeline and ours over one checkpoint and the same adapter files, fp32."""
+"""Adapted pictures: the reference's pipeline and ours over one checkpoint and one adapter file, fp32."""
 
+import dataclasses
 import json
 import math
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+import danqing
 from danqing.models.lora import (
     LoRAConfig,
     LowRank,
@@ -190,3 +192,42 @@ def test_merging_is_attaching(peers, loras, tmp_path):
     merged = draw(model, [SHORT], **SAME)
     assert_same(merged, draw_reference(pipeline, [SHORT], **SAME))
     assert difference(merged, attached) <= 1
+
+
+@pytest.mark.parametrize("merge_loras", [False, True])
+@pytest.mark.parametrize("steps", [4, 8])
+def test_lightning(peers, tmp_path, steps, merge_loras):
+    """As its model card has it: the adapter, a scheduler of its own, and no guidance."""
+    folder = peers.checkpoint("qwen-image")
+    path = tmp_path / f"Qwen-Image-Lightning-{steps}steps-V1.0-bf16.safetensors"
+    model = danqing.load(folder, device="cpu", precision="fp32")
+    network = model.components.transformer
+    adapter = random_adapter(network, 12, 4, ("attn.to_q", "img_mlp.net.2", "img_mod.1"), scale=8 / 64)
+    tensors = {}
+    for layer, delta in adapter.items():  # its names: no prefix, and an alpha for each layer
+        tensors[f"{layer}.lora_down.weight"] = delta.down.detach()
+        tensors[f"{layer}.lora_up.weight"] = 8 * delta.up.detach()
+        tensors[f"{layer}.alpha"] = torch.tensor(0.5)
+    save_file(tensors, path)
+    model = danqing.load(folder, lightning=path, merge_loras=merge_loras, device="cpu", precision="fp32")
+    assert (model.info.steps, model.info.guidance) == (steps, 1.0)
+    small = danqing.Model(
+        dataclasses.replace(model.components, info=dataclasses.replace(model.info, min_side=32))
+    )
+    pipeline, _ = open_both(folder)
+    pipeline.scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(
+        {
+            "base_image_seq_len": 256,
+            "base_shift": math.log(3),
+            "max_image_seq_len": 8192,
+            "max_shift": math.log(3),
+            "num_train_timesteps": 1000,
+            "shift": 1.0,
+            "shift_terminal": None,
+            "time_shift_type": "exponential",
+            "use_dynamic_shifting": True,
+        }
+    )
+    pipeline.load_lora_weights(tmp_path, weight_name=path.name)
+    ours = [small.generate(LONG, size=(96, 64), seed=7)]
+    assert_same(ours, draw_reference(pipeline, [LONG], size=(96, 64), seeds=[7], steps=steps, guidance=1.0))

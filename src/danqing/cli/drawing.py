@@ -88,7 +88,7 @@ def write_drawn(
                 with writing(path, overwrite=overwrite) as temporary:
                     labelled(drawn, model.components).save(temporary, **_SAVED_AS.get(kind, {}))
                 done += 1
-                yield _line(drawn, path, model.info.name, (now - started) / len(progress.drawn))
+                yield _line(drawn, path, model, (now - started) / len(progress.drawn))
             if progress.drawn:
                 started = time.perf_counter()
     except torch.OutOfMemoryError as error:
@@ -97,10 +97,18 @@ def write_drawn(
         ) from None
 
 
-def _line(drawn: "Drawn", path: Path, model: str, seconds: float) -> dict[str, Any]:
+def _line(drawn: "Drawn", path: Path, model: "Model", seconds: float) -> dict[str, Any]:
     from danqing.pipelines.request import parameters
 
     told = parameters(drawn.request)
+    loras = {"loras": model.loras} if model.loras else {}
     given = {name: told[name] for name in _INPUTS if told.get(name) is not None}
     settings = {name: told[name] for name in ("prompt", "seed", "size", "steps", "guidance")}
-    return {"path": str(path), **settings, **given, "model": model, "seconds": round(seconds, 3)}
+    return {
+        "path": str(path),
+        **settings,
+        **given,
+        "model": model.info.name,
+        **loras,
+        "seconds": round(seconds, 3),
+    }
