@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -56,14 +55,3 @@ def start(tmp_path) -> Callable[..., subprocess.Popen]:
         return subprocess.Popen(command, cwd=tmp_path, env=environment, **streams)
 
     return run
-
-
-@pytest.fixture(scope="session")
-def tiny_21(tmp_path_factory) -> Path:
-    """A tiny random checkpoint of 2.1, as the reference library writes it."""
-    pytest.importorskip("diffusers")
-    from tests.parity import peer_21
-    from tests.parity.peer_tokenizers import make_tokenizer
-
-    folder = tmp_path_factory.mktemp("released") / "Qwen-Image-2.1"
-    return peer_21.write_checkpoint(folder, peer_21.pipeline(make_tokenizer("tiny")))

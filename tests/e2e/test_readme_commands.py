@@ -10,12 +10,17 @@ from itertools import takewhile
 from pathlib import Path
 
 import pytest
+import torch
 
+from danqing.models.lora import LoRAConfig, new_adapter
+from danqing.models.mmdit import MMDiT
+from danqing.weights.adapters import save_adapter
 from tests.e2e.conftest import Done
 from tests.e2e.test_recipe_nano import smaller_recipe
 from tests.editor import half, noisy, write_editor
 from tests.guards.files import ROOT, SOURCE
 from tests.layering import write_controlnet, write_layered
+from tests.tiny import TRANSFORMER
 
 README = (ROOT / "README.md").read_text()
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -42,6 +47,7 @@ SMALL = Run(instead=(("1328x1328", "256x256"), ("50", "2")))  # the weights are 
 QUICK = Run(more=("--size", "256x256", "--steps", "2"))
 SAID = Run(more=("--max-tokens", "8"))  # random weights never come to an end
 RELEASE = "--model path/to/Qwen-Image"
+LIGHTNING = "Qwen-Image-Lightning-4steps-V2.0.safetensors"
 INTO_SOFA = '"put the cat of picture 1 on the sofa of picture 2"'
 UP_TO_THE_NETWORK = Run(mistake="--overwrite")  # the atlas is there: it ends after all flags were checked
 STOPPED = Run(more=("--max-seconds", "0", "--device", "cpu"), makes=("runs/nano/tokenizer",))
@@ -71,10 +77,13 @@ COMMANDS = {
     "--controlnet path/to/Qwen-Image-ControlNet-Union": QUICK,
     f'danqing "a red house" --control edges.png --control-mask hole.png {RELEASE} '
     "--controlnet path/to/Qwen-Image-ControlNet-Inpainting": QUICK,
+    f'danqing "a red apple" --lora ink.safetensors:0.8 {RELEASE}': QUICK,
+    f'danqing "a red apple" --lightning {LIGHTNING} {RELEASE}': Run(more=("--size", "256x256")),
+    f'danqing "a red apple" --enhance {RELEASE}-2.1': AS_IT_IS,
     "danqing generate \"a coffee shop sign that says 'Open'\" --model path/to/Qwen-Image --size 1328x1328 "
     "--steps 50 --guidance 4": SMALL,
     "danqing info path/to/Qwen-Image": AS_IT_IS,
-    f'danqing "a glass bird, transparent background" {RELEASE}-2.1 -o bird.png': QUICK,
+    f'danqing "a glass bird, transparent background" {RELEASE}-2.1 -o bird.png': Run(makes=("bird.png",)),
     "danqing evaluate world -o evaluation": Run(
         more=("--rows", "object", "--steps", "1", "--no-baselines"), makes=("evaluation/report.html",)
     ),
@@ -121,11 +130,22 @@ def place(tmp_path, tiny_folder) -> Path:
     shutil.copytree(tiny_folder, releases / "Qwen-Image", ignore=shutil.ignore_patterns("danqing.json"))
     write_editor(tiny_folder, releases / "Qwen-Image-Edit-2511")
     write_layered(tiny_folder, releases / "Qwen-Image-Layered")
+    for name in ("ink.safetensors", LIGHTNING):
+        write_lora(tmp_path / name)
     write_controlnet(releases / "Qwen-Image-ControlNet-Union")
     write_controlnet(releases / "Qwen-Image-ControlNet-Inpainting", masked=True)
     shutil.copy(SOURCE / "data" / "sprites.safetensors", tmp_path / "atlas.safetensors")
     smaller_recipe(tmp_path / "recipes")
     return tmp_path
+
+
+def write_lora(path: Path) -> None:
+    """Write a LoRA for the tiny denoiser."""
+    generator = torch.Generator().manual_seed(0)
+    adapter = new_adapter(MMDiT(TRANSFORMER), LoRAConfig(rank=2), generator)
+    for delta in adapter.values():
+        torch.nn.init.normal_(delta.up, generator=generator)
+    save_adapter(path, adapter)
 
 
 def execute(cli: Callable[..., Done], command: str) -> None:
@@ -145,9 +165,8 @@ def execute(cli: Callable[..., Done], command: str) -> None:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block[0][:40])
 def test_commands(cli, place, block, request):
-    for name, fixture in {"Qwen-Image-2.1": "tiny_21"}.items():
-        if any(f"path/to/{name} " in command for command in block):
-            shutil.copytree(request.getfixturevalue(fixture), place / "path" / "to" / name)
+    if any("Qwen-Image-2.1" in command for command in block):
+        shutil.copytree(request.getfixturevalue("tiny21_folder"), place / "path" / "to" / "Qwen-Image-2.1")
     for command in block:
         execute(cli, command)
 
