@@ -41,3 +41,19 @@ def tiny(tiny_folder: Path):
     import danqing
 
     return danqing.load(tiny_folder, device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="session")
+def tiny21_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint of 2.1 of our own classes, in the released layout."""
+    from tests.tiny21 import write_tiny21
+
+    return write_tiny21(tmp_path_factory.mktemp("tiny21") / "tiny-2.1")
+
+
+@pytest.fixture(scope="session")
+def tiny21(tiny21_folder: Path):
+    """The tiny checkpoint of 2.1 as a loaded danqing.Model, fp32 on the CPU."""
+    import danqing
+
+    return danqing.load(tiny21_folder, device="cpu", precision="fp32")

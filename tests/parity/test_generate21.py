@@ -8,9 +8,12 @@ import torch
 
 import danqing
 from danqing.conditioning.given import open_transparent
+from danqing.conditioning.pictures import save_processor
 from danqing.pipelines import draw as drawing
 from danqing.pipelines.edit import EditRequest, edit
 from danqing.pipelines.generate import GenerateRequest, generate
+from danqing.weights.layouts import Folder, write_folder
+from tests.parity import peer_parts as parts
 from tests.parity.peer_cases import picture
 from tests.tiny import with_batch
 
@@ -145,8 +148,8 @@ def test_prompts_of_different_length_together_equal_the_reference_alone(sides, w
         GenerateRequest(prompt=text, seed=10 * row, steps=2, guidance=3.0, size=(64, 64), count=1 + row % 2)
         for row, text in enumerate(texts)
     ]
-    parts = with_batch(model, batch_size).components
-    drawn = [one for progress in generate(parts, requests) for one in progress.drawn]
+    loaded = with_batch(model, batch_size).components
+    drawn = [one for progress in generate(loaded, requests) for one in progress.drawn]
     assert [one.request.seed for one in drawn] == [0, 10, 11, 20]
     for latents, one in zip(watched, drawn, strict=True):
         seed = one.request.seed
@@ -164,11 +167,43 @@ def test_edits_together_equal_the_reference_alone(sides, watched):
             [(given, SHORT), (given, "make it green, all of it"), (turned, "x")]
         )
     ]
-    parts = with_batch(model, 3).components
-    drawn = [one for progress in edit(parts, requests) for one in progress.drawn]
+    loaded = with_batch(model, 3).components
+    drawn = [one for progress in edit(loaded, requests) for one in progress.drawn]
     for seed, (one, latents) in enumerate(zip(drawn, watched, strict=True)):
         pictures = [picture.image for picture in requests[seed].pictures]
         expected = reference(
             pipeline, requests[seed].prompt, image=pictures, seed=seed, steps=2, size=(64, 64)
         )
         assert_same(latents, one.image, expected)
+
+
+def test_a_folder_we_write_opens_in_the_reference(peers, turbo, tmp_path, watched):
+    from transformers import Qwen3VLForConditionalGeneration
+
+    _, model = turbo
+    ours = model.components
+    write_folder(
+        tmp_path,
+        transformer=(ours.transformer.config, ours.transformer.state_dict()),
+        vae=(ours.vae.config, ours.vae.state_dict()),
+        text_encoder=(ours.vlm.config, ours.vlm.state_dict()),
+        schedule=ours.schedule,
+    )
+    save_processor(tmp_path / "processor", ours.tokenizer, ours.vlm.config.vision, ours.picture_limits)
+    given = {
+        "transformer": diffusers.QwenImage21Transformer2DModel,
+        "vae": diffusers.AutoencoderKLQwenImage21,
+        "text_encoder": Qwen3VLForConditionalGeneration,
+        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler,
+    }
+    loaded = {name: kind.from_pretrained(tmp_path / name) for name, kind in given.items()}
+    pipeline = diffusers.QwenImage21Pipeline(
+        **loaded,
+        processor=parts.still_processor_3(peers.tokenizer),
+        sample_sigmas=diffusers.QwenImage21Pipeline.load_config(tmp_path)["sample_sigmas"],
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    expected = reference(pipeline, SHORT, image=PICTURES[:2])
+    ours = model.edit(PICTURES[:2], SHORT, seed=7)
+    assert_same(watched[0], ours, expected)
+    assert Folder(tmp_path).schedule() == model.components.schedule

@@ -132,7 +132,8 @@ def settled(request: R, info: CheckpointInfo, *, size: tuple[int, int]) -> R:
 def check_task(info: CheckpointInfo, task: str) -> None:
     """Raise RequestError, saying what the checkpoint can do, unless it was trained for `task`."""
     if task not in info.tasks:
-        raise RequestError(f"{info.name} cannot {task}; it can {', '.join(info.tasks)}")
+        wanted = {"layers": "draw layers", "enhance": "enhance prompts"}.get(task, task)
+        raise RequestError(f"{info.name} cannot {wanted}; it can {', '.join(info.tasks)}")
 
 
 def inside(size: tuple[int, int], info: CheckpointInfo) -> tuple[int, int]:
