@@ -195,6 +195,11 @@ WRONG = {
         LORA | {f"{LAYER}.lora_C.weight": DOWN},
         r"1 tensors .* \(.*lora_C.weight \[4, 32\]\)",
     ),
+    "a name of two lines": (
+        LORA | {f"{LAYER}\nlora_A": DOWN},
+        r"names of tensors in one line, found '.*\\n",
+    ),
+    "an endless name": (LORA | {"a" * 10_000: DOWN}, "names of tensors in one line, found 'aaa"),
     "nothing": ({}, "expected an adapter of the denoiser, found none"),
     "another width": (
         {f"{LAYER}.lora_A.weight": draw(4, 31), f"{LAYER}.lora_B.weight": UP},

@@ -26,6 +26,7 @@ from danqing.weights.adapter_names import (
 )
 from danqing.weights.store import read_json
 
+_MAX_NAME = 300  # characters
 _NAMED = 8  # tensors named in an error
 _PEFT_FILE, _PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PEFT_KINDS = ("LORA", "LOKR", "LOHA")
@@ -110,6 +111,8 @@ def changes_of(file: Path, handle: Any, config: PeftConfig | None, model: nn.Mod
     config = config or _header_config(file, handle.metadata() or {})
     stored = []
     for key in handle.keys():  # noqa: SIM118 - the handle is no mapping
+        if not key.isprintable() or len(key) > _MAX_NAME:
+            raise CheckpointError(f"{file}: expected names of tensors in one line, found {key!a:.80}")
         view = handle.get_slice(key)
         stored.append(Factor(key, tuple(view.get_shape()), view.get_dtype()))
     found = linears(model)
