@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from danqing.errors import CheckpointError
+from danqing.weights.headers import read_safetensors_header, shard_path
 
 _MAX_INDEX_BYTES = 64 * 2**20
 
@@ -43,10 +44,13 @@ class Shards:
             )
         tensors: dict[str, TensorInfo] = {}
         for file in files:
-            with open_safetensors(file) as handle:
-                for name in handle.keys():  # noqa: SIM118 - the handle is no mapping
-                    view = handle.get_slice(name)
-                    tensors[name] = TensorInfo(file, tuple(view.get_shape()), view.get_dtype())
+            for name, entry in read_safetensors_header(file).tensors.items():
+                if name in tensors:
+                    raise CheckpointError(
+                        f"{folder}: expected every tensor once, found {name} in {tensors[name].file.name} "
+                        f"and {file.name}; remove the stale shards"
+                    )
+                tensors[name] = TensorInfo(file, entry.shape, entry.dtype)
         return cls(tensors)
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
@@ -156,7 +160,4 @@ def _files_of_index(index: Path) -> list[Path]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: expected a weight_map of tensor names to files, found none")
     names = sorted({str(name) for name in weight_map.values()})
-    for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{index}: expected safetensors files of this folder, found {name!r}")
-    return [index.parent / name for name in names]
+    return [shard_path(index, name) for name in names]
