@@ -19,6 +19,7 @@ Examples:
   danqing edit cat.png sofa.jpg "put the cat of picture 1 on the sofa of picture 2" --seed 7
   danqing edit photo.png "a green apple" --mask apple-is-white.png
   danqing edit photo.png "in watercolours" --model path/to/Qwen-Image-Edit-2511 --steps 40 --guidance 4
+  danqing edit logo.png shirt.jpg "print the logo on the shirt" --enhance --model path/to/Qwen-Image-2.1
 """
 _TRY = 'danqing edit photo.png "make the apple green"'
 

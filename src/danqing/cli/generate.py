@@ -31,6 +31,7 @@ Examples:
   danqing generate "a red apple" --model path/to/Qwen-Image --lora ink.safetensors:0.8
   danqing generate "a red apple" --model path/to/Qwen-Image --lightning Lightning-4steps-V2.0.safetensors
   danqing generate "a red house" --control edges.png:0.9 --controlnet path/to/Qwen-Image-ControlNet-Union
+  danqing generate "a dragon that reads" --enhance --model path/to/Qwen-Image-2.1
   echo "a red apple" | danqing generate -
   danqing generate --batch prompts.jsonl -o pictures --resume --json
 
