@@ -114,7 +114,7 @@ def test_heun(tiny_pair):
     """Karras et al. (2022), algorithm 1, written out over the reference's transformer and VAE."""
     pipeline, model = tiny_pair
     ours = model.generate(LONG, seed=5, size=(64, 48), steps=4, guidance=3.0, solver="heun")
-    cond, uncond = (pipeline.encode_prompt([text], max_sequence_length=512)[0] for text in (LONG, " "))
+    cond, uncond = (pipeline.encode_prompt([text], max_sequence_length=1024)[0] for text in (LONG, " "))
     sigmas = reference_sigmas(pipeline, 4, 12)
 
     def velocity(latents, sigma):

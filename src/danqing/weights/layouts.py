@@ -83,7 +83,7 @@ class CheckpointInfo:
     rescale: bool = True
     """Guided velocities keep the length of the conditional ones."""
     negative_prompt: str = " "
-    max_length: int = 512
+    max_length: int = 1024
     """Prompt tokens the denoiser sees; longer prompts lose their end, those of 2.1 are refused."""
     edit_template: str = "edit_plus"
     """Text around an instruction in 1.x: edit (one picture) or edit_plus (numbered pictures)."""
