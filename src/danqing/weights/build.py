@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from danqing.errors import CheckpointError
+from danqing.weights.single_file import PartFiles
 from danqing.weights.store import Shards
 
 M = TypeVar("M", bound=nn.Module)
@@ -17,14 +18,14 @@ _NAMED = 3  # tensors named in an error
 
 def build(
     make: Callable[[], M],
-    folder: Path,
+    source: Path | PartFiles,
     *,
     device: torch.device | Callable[[str], torch.device],
     dtype: torch.dtype,
     adapt: Adapt | None = None,
     unused: tuple[str, ...] = (),
 ) -> M:
-    """Return the module of `make` with the weights of the safetensors files in `folder`, ready to run.
+    """Return the module of `make` with the weights of a folder or of other files, ready to run.
 
     `device` may be a function of a parameter's name. `adapt` changes a stored tensor into the form the module
     keeps (None drops it); stored tensors whose name starts with one of `unused` are left on disk. Raises
@@ -32,7 +33,8 @@ def build(
     """
     with torch.device("meta"):
         module = make()
-    shards = Shards.open(folder)
+    shards = Shards.open(source) if isinstance(source, Path) else source
+    folder = source if isinstance(source, Path) else source.where
     wanted = {name: tuple(p.shape) for name, p in (*module.named_parameters(), *module.named_buffers())}
     stored = {
         name: info.shape for name, info in shards.tensors.items() if not name.startswith(unused or ("\0",))
@@ -59,7 +61,7 @@ def _adapted_shapes(stored: Mapping[str, tuple[int, ...]], adapt: Adapt) -> dict
 
 
 def _check(
-    folder: Path, wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]]
+    folder: Path | str, wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]]
 ) -> None:
     problems = []
     for label, names, shapes in (
@@ -79,7 +81,7 @@ def _check(
         raise CheckpointError(f"{folder}: the tensors do not fit this model: " + "; ".join(problems))
 
 
-def _check_types(folder: Path, types: Mapping[str, str]) -> None:
+def _check_types(folder: Path | str, types: Mapping[str, str]) -> None:
     """Refuse integers, which are quantised weights whose scales nobody would apply."""
     wrong = [f"{name} {kind}" for name, kind in types.items() if not kind.startswith(("F", "BF"))]
     if wrong:

@@ -1,0 +1,85 @@
+"""Tensors of a GGUF file, unpacked one by one into floating point."""
+
+import math
+import re
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from danqing.errors import CheckpointError, ResourceError
+from danqing.weights.headers import GGUF_TYPES, Entry, Header
+
+PLAIN = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_NOT_UNPACKED = {"Q8_1", "Q8_K", "Q1_0"}  # of activations, and one that the library only measures
+QUANTISED = frozenset(
+    name for name, values, _ in GGUF_TYPES.values() if values > 1 and name not in _NOT_UNPACKED
+)
+"""Types that the `gguf` library unpacks."""
+_NUMBERS = {name: number for number, (name, _, _) in GGUF_TYPES.items()}
+_AT_ONCE = 2**22  # values unpacked at a time: the library's temporaries are many times as large
+
+
+def gguf_shape(header: Header, name: str) -> tuple[int, ...]:
+    """Return the shape of a tensor; a flattened one has its true shape in the metadata."""
+    shape = header.tensors[name].shape
+    true = header.metadata.get(f"comfy.gguf.orig_shape.{name}")
+    if not isinstance(true, tuple):
+        return shape
+    if min(true, default=1) < 0 or math.prod(true) != math.prod(shape):
+        raise CheckpointError(
+            f"{header.file}: {name}: expected a shape of {math.prod(shape)} values, found {list(true)}"
+        )
+    return true
+
+
+def read_gguf(header: Header, stream: BinaryIO, name: str, dtype: torch.dtype) -> Tensor:
+    """Return one tensor in `dtype`; `stream` is the file opened for reading.
+
+    Raises CheckpointError where it holds numbers that are not finite or a type that nobody unpacks.
+    """
+    entry = header.tensors[name]
+    stream.seek(entry.start)
+    raw = bytearray(entry.end - entry.start)
+    if stream.readinto(raw) != len(raw):  # type: ignore[attr-defined]
+        raise CheckpointError(f"{header.file}: expected {len(raw)} bytes of {name}, found the file truncated")
+    shape = gguf_shape(header, name)
+    if not raw:
+        return torch.empty(shape, dtype=dtype)
+    if entry.dtype in PLAIN:
+        tensor = torch.frombuffer(raw, dtype=PLAIN[entry.dtype]).to(dtype)
+    elif entry.dtype in QUANTISED:
+        tensor = _unpacked(raw, entry, dtype)
+    else:
+        raise CheckpointError(f"{header.file}: expected weights that can be unpacked, found {entry.dtype}")
+    if not tensor.isfinite().all():
+        raise CheckpointError(f"{header.file}: {name}: expected finite numbers, found others; it is broken")
+    return tensor.view(shape)
+
+
+def read_mark(header: Header, key: str) -> bool | None:
+    """Return a switch of the metadata, whatever is before its name; None where nobody set it."""
+    for name, value in header.metadata.items():
+        if re.fullmatch(rf"(?:.*\.)?{re.escape(key)}", name) and isinstance(value, bool | int):
+            return bool(value)
+    return None
+
+
+def _unpacked(raw: bytearray, entry: Entry, dtype: torch.dtype) -> Tensor:
+    try:
+        import gguf
+    except ImportError:
+        raise ResourceError(
+            "expected the gguf library for quantised GGUF files, found none; pip install 'danqing[gguf]'"
+        ) from None
+    kind = gguf.GGMLQuantizationType(_NUMBERS[entry.dtype])
+    columns = entry.shape[-1]
+    packed = np.frombuffer(raw, np.uint8).reshape(math.prod(entry.shape) // columns, -1)
+    out = torch.empty((packed.shape[0], columns), dtype=dtype)
+    step = max(1, _AT_ONCE // columns)
+    with np.errstate(all="ignore"):  # what is not finite is told afterwards
+        for start in range(0, packed.shape[0], step):
+            values = gguf.dequantize(packed[start : start + step], kind)
+            out[start : start + step] = torch.from_numpy(np.ascontiguousarray(values, np.float32))
+    return out.flatten()
