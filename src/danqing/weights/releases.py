@@ -12,7 +12,6 @@ from typing import Literal
 
 from danqing.errors import RequestError
 from danqing.weights.file_names import ZERO_COND, own_names
-from danqing.weights.gguf_file import read_mark
 from danqing.weights.headers import Header
 
 Kind = Literal[
@@ -29,6 +28,8 @@ PIPELINES = {
     "Qwen-Image-2.1-Turbo": "QwenImage21Pipeline",
 }
 """Releases and the pipelines of their folders."""
+LICENCES = dict.fromkeys(tuple(PIPELINES)[:6], "Apache-2.0")
+LICENCES |= dict.fromkeys(tuple(PIPELINES)[6:], "Qwen Research License")
 ZERO_COND_RELEASE = "Qwen-Image-Edit-2511"
 _SAME_TENSORS = tuple(PIPELINES)[:5]
 _21 = ("Qwen-Image-2.1", "Qwen-Image-2.1-Turbo")
@@ -36,8 +37,15 @@ _ALL_1X = tuple(PIPELINES)[:6]
 _ADAPTER = re.compile(r"(?:lora_(?:A|B|up|down)|lora\.(?:up|down)|lokr_w[12]|hada_w[12]|diff(?:_b)?$|alpha$)")
 _LAYERS_21 = ("img_mlp_gate", "img_mlp_proj", "img_mlp_out")
 _LAYERS_1X = ("add_q", "add_k", "add_v", "to_add_out", "txt_m", "img_m")
-_TITLES = ("general.name", "general.basename", "modelspec.title", "ss_base_model_version", "base_model")
-_TITLES += ("modelspec.architecture", "ss_sd_model_name")
+_TITLES = (
+    "general.name",
+    "general.basename",
+    "modelspec.title",
+    "ss_base_model_version",
+    "base_model",
+    "modelspec.architecture",
+    "ss_sd_model_name",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +96,14 @@ def zero_cond_of(header: Header, release: str | None) -> bool | None:
         return bool(config["zero_cond_t"])
     titled = _titled(header, _SAME_TENSORS)
     return titled[0] == ZERO_COND_RELEASE if len(titled) == 1 else None
+
+
+def read_mark(header: Header, key: str) -> bool | None:
+    """Return a switch of the metadata, whatever is before its name; None where nobody set it."""
+    for name, value in header.metadata.items():
+        if re.fullmatch(rf"(?:.*\.)?{re.escape(key)}", name) and isinstance(value, bool | int):
+            return bool(value)
+    return None
 
 
 def _network(header: Header, own: Mapping[str, str]) -> Found:
