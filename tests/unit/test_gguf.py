@@ -9,8 +9,9 @@ from danqing.models.mmdit import MMDiT
 from danqing.models.qwen3_vl import Qwen3VL
 from danqing.models.vlm import VLM
 from danqing.weights.build import build
-from danqing.weights.gguf_file import PLAIN, QUANTISED, read_mark
+from danqing.weights.gguf_file import PLAIN, QUANTISED
 from danqing.weights.headers import read_header
+from danqing.weights.releases import read_mark
 from danqing.weights.single_file import PartFiles
 from tests.tiny import TRANSFORMER, randomized, text_encoder
 from tests.unit.test_qwen3_vl import CONFIG as QWEN3

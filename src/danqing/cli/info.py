@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from danqing.cli.file_info import SUFFIXES, describe_tensor_file, tensor_file_table
 from danqing.cli.options import json_option
 from danqing.cli.outputs import FORMATS
 from danqing.errors import RequestError
@@ -17,14 +18,15 @@ Examples:
   danqing info
   danqing info checkpoints/my-model --json
   danqing info danqing-7-a-red-apple.png
+  danqing info qwen-image-Q4_K_M.gguf
 """
 
 
-@click.command(epilog=EXAMPLES, short_help="Describe a model or a picture.")
+@click.command(epilog=EXAMPLES, short_help="Describe a model, a file or a picture.")
 @click.argument("what", default="nano")
 @json_option
 def info(what: str, as_json: bool) -> None:
-    """Describe WHAT: a shipped model, a checkpoint folder or a picture.
+    """Describe WHAT: a shipped model, a checkpoint folder, a safetensors or GGUF file, or a picture.
 
     Of a checkpoint only configs and file headers are read; of a picture, the parameters it was drawn with.
     """
@@ -34,6 +36,9 @@ def info(what: str, as_json: bool) -> None:
         lines = values.get("parameters", "").splitlines() or [
             f"{key}: {value}" for key, value in values.items()
         ]
+    elif path.suffix.lower() in SUFFIXES and not path.is_dir():
+        values = describe_tensor_file(path)
+        lines = tensor_file_table(values)
     else:
         values = describe_checkpoint(what)
         lines = _table(values)
@@ -97,7 +102,7 @@ def _table(values: dict[str, Any]) -> list[str]:
         "",
     ]
     for part in values["components"]:
-        said = f"{_short(part['parameters']):>9} parameters  {megabytes(part['size']):>11}"
+        said = f"{shortened(part['parameters']):>9} parameters  {megabytes(part['size']):>11}"
         lines.append(f"{part['name']:<13}{said}  {', '.join(part['precisions'])}")
     lines += ["", f"Weights in memory while drawing: {_sizes(values['memory'])}; activations come on top."]
     if values["reference_memory"]:
@@ -135,7 +140,8 @@ def _sizes(memory: dict[str, int]) -> str:
     return " or ".join(f"{megabytes(size)} in {name}" for name, size in memory.items())
 
 
-def _short(count: int) -> str:
+def shortened(count: int) -> str:
+    """Return a large number for people."""
     for factor, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
         if count >= factor:
             return f"{count / factor:.2f} {letter}"

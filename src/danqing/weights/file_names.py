@@ -103,7 +103,8 @@ def released(names: Mapping[str, str], part: Part) -> dict[str, Piece]:
 
 def is_extra(own: str) -> bool:
     """Tell whether a tensor is no weight but says something about one, or about the file."""
-    return own in _MARKERS or own.rpartition(".")[2] in _EXTRAS
+    last = own.rpartition(".")[2]
+    return last in _MARKERS or last in _EXTRAS
 
 
 def _vae_name(own: str, names: Mapping[str, str]) -> str:

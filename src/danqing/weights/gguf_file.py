@@ -1,7 +1,6 @@
 """Tensors of a GGUF file, unpacked one by one into floating point."""
 
 import math
-import re
 from typing import BinaryIO
 
 import numpy as np
@@ -56,14 +55,6 @@ def read_gguf(header: Header, stream: BinaryIO, name: str, dtype: torch.dtype) -
     if not tensor.isfinite().all():
         raise CheckpointError(f"{header.file}: {name}: expected finite numbers, found others; it is broken")
     return tensor.view(shape)
-
-
-def read_mark(header: Header, key: str) -> bool | None:
-    """Return a switch of the metadata, whatever is before its name; None where nobody set it."""
-    for name, value in header.metadata.items():
-        if re.fullmatch(rf"(?:.*\.)?{re.escape(key)}", name) and isinstance(value, bool | int):
-            return bool(value)
-    return None
 
 
 def _unpacked(raw: bytearray, entry: Entry, dtype: torch.dtype) -> Tensor:
