@@ -25,6 +25,7 @@ from danqing.pipelines.generate import GenerateRequest, generate
 from danqing.pipelines.layered import LayersRequest, draw_layers
 from danqing.pipelines.request import parameters
 from danqing.weights.layouts import CheckpointInfo, Folder
+from danqing.weights.parts import GivenParts
 
 SHIPPED = ("nano",)
 Lora = str | Path | tuple[str | Path, float]
@@ -32,8 +33,11 @@ Lora = str | Path | tuple[str | Path, float]
 R = TypeVar("R", GenerateRequest, EditRequest)
 
 
-def find_checkpoint(name: str | Path) -> Folder:
-    """Return the checkpoint called `name`: one that is shipped, or a folder in the released layout."""
+def find_checkpoint(name: str | Path, given: GivenParts | None = None) -> Folder:
+    """Return the checkpoint called `name`: one that is shipped, or a folder in the released layout.
+
+    `given` are files in place of its parts.
+    """
     path = Path(name)
     if str(name) in SHIPPED and not path.is_dir():
         path = Path(str(resources.files("danqing") / "checkpoints" / str(name)))
@@ -43,12 +47,16 @@ def find_checkpoint(name: str | Path) -> Folder:
         raise CheckpointError(
             f"expected a shipped model ({', '.join(SHIPPED)}) or a checkpoint folder, found {name}"
         )
-    return Folder(path)
+    return Folder(path, given)
 
 
 def load(
     name: str | Path = "nano",
     *,
+    transformer: str | Path | None = None,
+    vae: str | Path | None = None,
+    text_encoder: str | Path | Sequence[str | Path] | None = None,
+    release: str | None = None,
     controlnet: str | Path | None = None,
     loras: Sequence[Lora] = (),
     merge_loras: bool = False,
@@ -60,6 +68,9 @@ def load(
 ) -> "Model":
     """Load a checkpoint: a shipped name or a folder as released (`model_index.json` and its parts).
 
+    `transformer`, `vae` and `text_encoder` are single files of any program (safetensors in ComfyUI's layouts,
+    fp8 with or without scales, GGUF) in place of those parts; a conditioner in GGUF has two, words and eyes.
+    `release` says what the transformer file is where the file does not.
     `controlnet` is the folder of a ControlNet that reads the `controls` of requests. `loras` are adapter
     files of any program, or pairs of a file and its strength; they stay beside the weights, or with
     `merge_loras` are added to them. `lightning` is a distilled adapter: it brings its schedule, its steps
@@ -70,7 +81,13 @@ def load(
     Raises CheckpointError when files are missing, broken or do not fit, RequestError for what the checkpoint
     cannot do. Warns of a licence without commercial use.
     """
-    folder = find_checkpoint(name)
+    given = GivenParts(
+        transformer=None if transformer is None else Path(transformer),
+        vae=None if vae is None else Path(vae),
+        text_encoder=_paths(text_encoder),
+        release=release,
+    )
+    folder = find_checkpoint(name, given)
     _show_licence(folder.info())
     files = AdapterFiles(
         loras=tuple((Path(one[0]), one[1]) if isinstance(one, tuple) else (Path(one), 1.0) for one in loras),
@@ -85,14 +102,27 @@ def load(
     return Model(with_adapters(components, files))
 
 
-def load_describer(name: str | Path = "nano", *, device: str = "auto", precision: str = "auto") -> Describer:
+def load_describer(
+    name: str | Path = "nano",
+    *,
+    text_encoder: str | Path | Sequence[str | Path] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Describer:
     """Load of a checkpoint what sees and speaks, and nothing that draws; arguments as for `load`.
 
     Raises RequestError for a checkpoint that cannot describe.
     """
-    folder, where = find_checkpoint(name), resolve_device(device)
+    given = GivenParts(text_encoder=_paths(text_encoder))
+    folder, where = find_checkpoint(name, given), resolve_device(device)
     _show_licence(folder.info())
     return _load_describer(folder, device=where, dtype=resolve_precision(precision, where))
+
+
+def _paths(files: str | Path | Sequence[str | Path] | None) -> tuple[Path, ...]:
+    if files is None:
+        return ()
+    return (Path(files),) if isinstance(files, str | Path) else tuple(map(Path, files))
 
 
 @cache

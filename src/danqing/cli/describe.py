@@ -33,6 +33,13 @@ Examples:
     help="0 says the likeliest words; more draws among the likely ones.",
 )
 @click.option("--seed", type=int, metavar="N", help="The same seed draws the same words.")
+@click.option(
+    "--text-encoder",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Take the conditioner from a safetensors or GGUF file; of GGUF twice, words and mmproj.",
+)
 @model_options
 @json_option
 @click.option("--quiet", is_flag=True, help="Show no progress.")
@@ -43,6 +50,7 @@ def describe(
     max_tokens: int,
     temperature: float,
     seed: int | None,
+    text_encoder: tuple[Path, ...],
     model: str,
     device: str,
     precision: str,
@@ -71,7 +79,7 @@ def describe(
     use_threads(threads)
     with bar(None, quiet=quiet) as shown:
         shown.show(f"loading {model}")
-        describer = load_describer(model, device=device, precision=precision)
+        describer = load_describer(model, text_encoder=text_encoder, device=device, precision=precision)
     words = []
     for piece in spoken(describer, request):
         words.append(piece)

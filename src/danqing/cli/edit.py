@@ -10,6 +10,7 @@ from danqing.cli.adapters import adapter_options, loading, named_adapters
 from danqing.cli.drawing import needed, opened, told_first, write_drawn
 from danqing.cli.options import drawing_options, json_option, model_options, overwrite_option, use_threads
 from danqing.cli.outputs import FORMATS, check_writable, paths_for
+from danqing.cli.parts import named_parts, part_options
 from danqing.cli.progress import bar
 from danqing.errors import RequestError
 
@@ -39,6 +40,7 @@ _TRY = 'danqing edit photo.png "make the apple green"'
     help="Start from the last picture moved this far towards noise, 0.01 to 1.  [default: with --mask 1]",
 )
 @adapter_options
+@part_options
 @drawing_options
 @overwrite_option
 @model_options
@@ -69,7 +71,7 @@ def edit(
     from danqing.pipelines.edit import edit as draw
     from danqing.pipelines.prepare import steps_taken
 
-    adapters = named_adapters(fields)
+    adapters, given = named_adapters(fields), named_parts(fields)
     info = adapters.settle(find_checkpoint(model).info())
     pictures = tuple(map(open_transparent, files))
     request = EditRequest(pictures=pictures, prompt=instruction, **opened(fields)).resolved(info)
@@ -80,7 +82,7 @@ def edit(
     with bar(request.count * steps_taken(request), quiet=quiet) as shown:
         shown.show(f"loading {info.name}")
         tasks = needed("edit", enhance=request.enhance)
-        loaded = load(model, **loading(adapters), tasks=tasks, device=device, precision=precision)
+        loaded = load(model, **given, **loading(adapters), tasks=tasks, device=device, precision=precision)
         request = told_first(request, lambda wish: enhanced(loaded.components, wish), shown)
         steps = draw(loaded.components, [request])
         for line in write_drawn(loaded, steps, [paths], shown, overwrite=overwrite):

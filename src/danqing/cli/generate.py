@@ -15,6 +15,7 @@ from danqing.cli.controls import control_options, opened_controls
 from danqing.cli.drawing import needed, opened, told_first, write_drawn
 from danqing.cli.options import drawing_options, json_option, model_options, overwrite_option, use_threads
 from danqing.cli.outputs import check_writable, make_folder, paths_for
+from danqing.cli.parts import named_parts, part_options
 from danqing.cli.progress import bar
 from danqing.errors import RequestError
 
@@ -57,6 +58,7 @@ _FILE = click.Path(path_type=Path)
 )
 @control_options
 @adapter_options
+@part_options
 @drawing_options
 @overwrite_option
 @click.option("--resume", is_flag=True, help="With --batch: skip the pictures that are there.")
@@ -94,7 +96,7 @@ def generate(
     from danqing.pipelines.generate import generate as draw
     from danqing.pipelines.prepare import steps_taken
 
-    adapters = named_adapters(fields)
+    adapters, given = named_adapters(fields), named_parts(fields)
     fields = opened(fields) | {"controls": opened_controls(control, control_mask, controlnet)}
     info = adapters.settle(find_checkpoint(model).info())
     if batch is not None:
@@ -110,7 +112,7 @@ def generate(
         total = sum(order.request.count * steps_taken(order.request) for order in orders)
         with bar(total, quiet=quiet) as shown:
             shown.show(f"loading {info.name}")
-            parts = loading(adapters) | {"tasks": needed("generate", enhance=fields["enhance"])}
+            parts = given | loading(adapters) | {"tasks": needed("generate", enhance=fields["enhance"])}
             loaded = load(model, controlnet=controlnet, **parts, device=device, precision=precision)
             wishes = [order.request for order in orders]
             if batch is None:  # a rewrite may choose the shape where nobody else does

@@ -10,6 +10,7 @@ import click
 from danqing.cli.adapters import loading, lora_options, named_adapters
 from danqing.cli.options import json_option, model_options, overwrite_option, use_threads
 from danqing.cli.outputs import check_writable, free_path, make_folder, writing
+from danqing.cli.parts import named_parts, part_options
 from danqing.cli.progress import bar
 from danqing.errors import RequestError, ResourceError
 
@@ -71,6 +72,7 @@ _TRANSPARENT = (".png", ".webp")
     help="One .ora document, or the names or the folder of pictures.  [default: PICTURE-1.png, …]",
 )
 @lora_options
+@part_options
 @overwrite_option
 @model_options
 @json_option
@@ -96,7 +98,7 @@ def layers(
     from danqing.model import find_checkpoint, load
     from danqing.pipelines.layered import LayersRequest
 
-    adapters = named_adapters(fields)
+    adapters, given = named_adapters(fields), named_parts(fields)
     info = find_checkpoint(model).info()
     request = LayersRequest(picture=open_transparent(picture), **fields).resolved(info)
     paths = _paths(picture, output, request.count)
@@ -104,7 +106,7 @@ def layers(
     use_threads(threads)
     with bar(request.steps, quiet=quiet) as shown:
         shown.show(f"loading {info.name}")
-        loaded = load(model, **loading(adapters), device=device, precision=precision)
+        loaded = load(model, **given, **loading(adapters), device=device, precision=precision)
         shown.show("reading the picture")
         drawn = _drawn(loaded, request, shown)
         closeness = _write(drawn, paths, loaded, overwrite=overwrite)

@@ -26,6 +26,7 @@ from danqing.models.vae21 import VAE21, VAE21Config
 from danqing.models.vlm import VLM, VLMConfig
 from danqing.sampling.schedule import ScheduleConfig
 from danqing.weights.build import build
+from danqing.weights.parts import GivenParts
 from danqing.weights.store import Shards, read_json, write_json, write_shards
 
 COMPONENTS = {
@@ -165,10 +166,11 @@ RELEASES = {
 
 
 class Folder:
-    """A checkpoint folder in the released layout."""
+    """A checkpoint folder in the released layout, some of its parts perhaps in files of their own."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, given: GivenParts | None = None) -> None:
         self.path = path
+        self.given = given or GivenParts()
         if not (path / "model_index.json").is_file():
             raise CheckpointError(f"{path}: expected a checkpoint folder with model_index.json, found none")
         self.index = read_json(path / "model_index.json")
@@ -223,11 +225,12 @@ class Folder:
         def place(name: str) -> torch.device:
             return modulation if modulation is not None and is_modulation(name) else device
 
-        return build(self.new_transformer, self.path / "transformer", device=place, dtype=dtype)
+        source = self.given.source("transformer", self.path / "transformer", dtype)
+        return build(self.new_transformer, source, device=place, dtype=dtype)
 
     def new_transformer(self) -> MMDiT | SingleStream:
         """Return a denoiser of the checkpoint's sizes; on the meta device it needs no memory."""
-        config = self.config("transformer")
+        config = self.config("transformer") | self.given.switches(str(self.index.get("_class_name")))
         if self.is_21:
             return SingleStream(config_from_json(SingleStreamConfig, config))
         return MMDiT(config_from_json(MMDiTConfig, config, ignored=_STRAY))
@@ -237,7 +240,7 @@ class Folder:
         config = self.vae_config()
         vae = build(
             lambda: VAE(config) if isinstance(config, VAEConfig) else VAE21(config),
-            self.path / "vae",
+            self.given.source("vae", self.path / "vae", dtype),
             device=device,
             dtype=dtype,
             adapt=fold,
@@ -256,21 +259,22 @@ class Folder:
         self, device: torch.device, dtype: torch.dtype, *, vision: bool = False, head: bool = False
     ) -> VLM | Qwen3VL:
         """Build the conditioner; drawing from text needs neither its vision tower nor its head."""
-        config, path = self.config("text_encoder"), self.path / "text_encoder"
+        config = self.config("text_encoder")
+        source = self.given.source("text_encoder", self.path / "text_encoder", dtype)
         eyes = "model.visual." if self.is_21 else "visual."
         unused = (() if vision else (eyes,)) + (() if head else ("lm_head.",))
         if self.is_21:
             new = Qwen3VLConfig.from_dict(config)
             return build(
                 lambda: Qwen3VL(new, vision=vision, head=head),
-                path,
+                source,
                 device=device,
                 dtype=dtype,
                 unused=unused,
             )
         old = VLMConfig.from_dict(config)
         return build(
-            lambda: VLM(old, vision=vision, head=head), path, device=device, dtype=dtype, unused=unused
+            lambda: VLM(old, vision=vision, head=head), source, device=device, dtype=dtype, unused=unused
         )
 
 
