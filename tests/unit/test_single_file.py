@@ -199,3 +199,11 @@ def test_the_conditioner_in_newer_spellings(tmp_path, spelling):
     state["model.visual.merger.ln_q.weight"] = torch.ones(2)
     source = opened(tmp_path / "x.safetensors", "text_encoder", state)
     assert source.tensors.keys() == {"model.norm.weight", "lm_head.weight", "visual.merger.ln_q.weight"}
+
+
+def test_two_spellings_of_one_tensor(tmp_path):
+    state = {"model.norm.weight": torch.ones(2), "model.language_model.norm.weight": torch.zeros(2)}
+    with fails("expected every tensor once and whole, found model.*norm.weight beside another spelling"):
+        opened(tmp_path / "x.safetensors", "text_encoder", state)
+    with fails("found v.blk.0.attn_q.weight .*without its other parts"):
+        opened(tmp_path / "x.safetensors", "text_encoder", {"v.blk.0.attn_q.weight": torch.ones(2, 2)})

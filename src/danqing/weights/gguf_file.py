@@ -52,7 +52,8 @@ def read_gguf(header: Header, stream: BinaryIO, name: str, dtype: torch.dtype) -
         tensor = _unpacked(raw, entry, dtype)
     else:
         raise CheckpointError(f"{header.file}: expected weights that can be unpacked, found {entry.dtype}")
-    if not tensor.isfinite().all():
+    # Whatever is not finite makes the sum so, and a sum is read faster than a test of every number.
+    if not tensor.sum(dtype=torch.float32).isfinite() and not tensor.isfinite().all():
         raise CheckpointError(f"{header.file}: {name}: expected finite numbers, found others; it is broken")
     return tensor.view(shape)
 

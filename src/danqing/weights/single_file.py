@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from danqing.errors import CheckpointError
-from danqing.weights.file_names import Part, Piece, own_names, released
+from danqing.weights.file_names import Part, Piece, is_extra, own_names, released
 from danqing.weights.gguf_file import PLAIN, QUANTISED, gguf_shape, read_gguf
 from danqing.weights.headers import Header, read_header
 from danqing.weights.scales import FP8, check_scales, scale_name
@@ -43,7 +43,15 @@ class PartFiles:
             header = read_header(file)
             names = own_names(header.tensors, part)
             check_scales(header, names)
-            for name, piece in released(names, part).items():
+            found = released(names, part)
+            used = {source for piece in found.values() for source in piece.sources}
+            for own, stored in names.items():
+                if stored not in used and not is_extra(own):
+                    raise CheckpointError(
+                        f"{file}: expected every tensor once and whole, found {stored} beside another "
+                        "spelling of it or without its other parts"
+                    )
+            for name, piece in found.items():
                 if name in pieces:
                     raise CheckpointError(f"{file}: expected every tensor once, found a second {name}")
                 pieces[name] = (header, piece)
