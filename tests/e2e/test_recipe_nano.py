@@ -143,11 +143,12 @@ def test_an_unknown_stage_is_a_mistake(cli):
 
 def test_a_checkpoint_is_trained_on(cli, tmp_path):
     recipe = ROOT / "recipes" / "nano.py"
-    flags = ["--set=flow.steps=1", "--set=flow.batch_size=2", "--set=flow.evaluate_every=9", "--device=cpu"]
+    flags = [f"--set=flow.{setting}" for setting in ("steps=1", "batch_size=2", "evaluate_every=9")]
+    flags += ["--stage", "flow", "--stage", "export"]
     small = tmp_path / "recipe.py"
     text = recipe.read_text().replace("shard_size=512", "shard_size=8").replace("steps=24", "steps=1")
     small.write_text(text.replace("held_out_prompts(16, atlas)", "held_out_prompts(1, atlas)"))
-    done = cli("train", small, "--run-dir", "more", "--init", "nano", *flags)
+    done = cli("train", small, "--run-dir", "more", "--init", "nano", "--device", "cpu", *flags)
     assert done.code == 0, done.err
     before = load_file(find_checkpoint("nano").path / "transformer" / "diffusion_pytorch_model.safetensors")
     after = load_file(tmp_path / "more" / "nano" / "transformer" / "diffusion_pytorch_model.safetensors")
