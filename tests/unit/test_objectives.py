@@ -234,6 +234,7 @@ def test_targets_are_the_next_tokens_after_the_template(language, step):
     templates = {"generate": GENERATE, "edit": EDIT_PLUS, "describe": DESCRIBE}
     drawn = sorted(texts_of(language, step), key=lambda text: len((text.prompt + text.answer).encode()))
     by_task = [[text for text in drawn if text.task == task] for task in templates]
+    *batches, _ = batches
     for batch, texts in zip(batches, filter(None, by_task), strict=True):
         for text, tokens, targets, end in zip(texts, batch.token_ids, batch.targets, batch.ends, strict=True):
             said = tokenizer.decode([*batch.prefix.tolist(), *tokens[: end + 1].tolist()], skip_special=False)
@@ -246,6 +247,15 @@ def test_targets_are_the_next_tokens_after_the_template(language, step):
             assert (tokens[1 : end + 1][~learned] == tokenizer.image_pad).all()
             assert (targets[end:] == UNKNOWN).all()
             assert (tokens[end + 1 :] == tokenizer.pad).all()
+
+
+def test_names_are_taught_in_every_language(language):
+    names, tokenizer = language.batch(0)[-1], language.tokenizer
+    ends = len(tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n"))
+    for row, end, first in zip(names.token_ids, names.ends, names.facts["first"], strict=True):
+        said = tokenizer.decode(row[: end + 1 - ends].tolist())
+        assert said in list(nouns().values())[first].names.values()
+    assert all((names.facts[name] == UNKNOWN).all() for name in fact_classes() if name != "first")
 
 
 def test_a_dropped_prefix_is_the_template_in_front_of_the_prompt(language):

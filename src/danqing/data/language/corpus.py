@@ -15,13 +15,14 @@ from danqing.data.colours import COLOURS
 from danqing.data.concepts import LANGUAGES
 from danqing.data.language.captions import caption
 from danqing.data.language.descriptions import description
-from danqing.data.language.facts import Labels, facts, ordered
+from danqing.data.language.facts import Labels, concept_position, facts, ordered
 from danqing.data.language.instructions import edit_instruction
 from danqing.data.language.nouns import nouns
 from danqing.data.language.questions import question
 from danqing.data.language.tables import pick, table
 from danqing.data.world.sample import draw_background, sample_scene
 from danqing.data.world.scene import Scene
+from danqing.data.world.shapes import shapes
 from danqing.data.world.words import sample_words
 
 _LANGUAGE_SHARES: Final = MappingProxyType({"en": 0.32, "zh": 0.20})  # the other ten share the rest equally
@@ -77,6 +78,16 @@ def draw_text(rng: np.random.Generator, atlas: Atlas) -> Text:
         answer, asked = description(scene, language, atlas), describe_question(language)
         return Text(task="describe", prompt=asked, answer=answer, picture=scene)
     return Text(task="generate", prompt=caption(_sign(rng), language, rng, atlas))
+
+
+def draw_name(rng: np.random.Generator, atlas: Atlas) -> Text:
+    """Draw the bare name of a concept in any language, all alike: the shortest text that teaches a word."""
+    code = pick(rng, [*atlas.codes, *shapes()])
+    language = pick(rng, LANGUAGES)
+    labels = Labels(
+        concepts=(concept_position(code),), counts=(1,), colours=(-1,), background=-1, relation=-1
+    )
+    return Text(task="generate", prompt=nouns()[code].names[language], labels=labels)
 
 
 def corpus(rng: np.random.Generator, atlas: Atlas, count: int) -> Iterator[str]:

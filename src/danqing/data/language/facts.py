@@ -23,7 +23,7 @@ class Labels:
     colours: tuple[int, ...]
     """Colour of each, as a position in `COLOURS`; -1 where no word is certain."""
     background: int
-    """Position in `COLOURS`."""
+    """Position in `COLOURS`; -1 where nothing but the first concept is known."""
     relation: int
     """Position in `RELATIONS`, of the first concept to the second; -1 without one."""
 
@@ -34,7 +34,7 @@ def facts(scene: Scene, atlas: Atlas | None = None) -> Labels:
     first = {thing.concept: thing for thing in reversed(scene.things)}
     seen = [seen_colour(first[code], atlas) for code in named]
     return Labels(
-        concepts=tuple(_positions()[code] for code in named),
+        concepts=tuple(concept_position(code) for code in named),
         counts=tuple(sum(thing.concept == code for thing in scene.things) for code in named),
         colours=tuple(-1 if colour is None else COLOURS.index(colour) for colour in seen),
         background=COLOURS.index(scene.background.colour),
@@ -54,6 +54,11 @@ def ordered(labels: Labels) -> Labels:
         colours=labels.colours[::-1],
         relation=RELATIONS.index(OPPOSITE[relation]),
     )
+
+
+def concept_position(code: str) -> int:
+    """Return the class number of a concept: its position in `nouns()`."""
+    return _positions()[code]
 
 
 @cache

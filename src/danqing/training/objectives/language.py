@@ -21,7 +21,7 @@ from danqing.data.atlas import Atlas
 from danqing.data.colours import COLOURS
 from danqing.data.concepts import LANGUAGES
 from danqing.data.language import Labels, caption, facts, ordered
-from danqing.data.language.corpus import Text, draw_text
+from danqing.data.language.corpus import Text, draw_name, draw_text
 from danqing.data.language.nouns import nouns
 from danqing.data.language.questions import question
 from danqing.data.world import RELATIONS, sample_scene
@@ -88,7 +88,11 @@ class Language:
         self.atlas, self.tokenizer, self.batch_size, self.seed = atlas, tokenizer, batch_size, seed
 
     def batch(self, step: int) -> list[Texts]:
-        """Draw texts of all tasks and languages: those of a task together, its longest quarter apart."""
+        """Draw texts of all tasks and languages, those of a task together, and as many bare names.
+
+        The longest quarter of a task stands apart, so that little is padded. Names cost a tenth of the texts
+        and are seen more often than in all sentences, which is what the rarer languages need.
+        """
         rng = np.random.default_rng([self.seed, step])
         texts = [draw_text(rng, self.atlas) for _ in range(self.batch_size)]
         parts = []
@@ -100,7 +104,8 @@ class Language:
                 for part in (some[:cut], some[cut:])
                 if part
             ]
-        return parts
+        names = [draw_name(rng, self.atlas) for _ in range(self.batch_size)]
+        return [*parts, self._collate("generate", names)]
 
     def loss(self, model: nn.Module, batch: list[Texts]) -> tuple[Tensor, dict[str, float]]:
         """Return the sum of both losses."""
@@ -232,8 +237,11 @@ def _fact_targets(labels: list[Labels | None]) -> dict[str, Tensor]:
 def _values(label: Labels) -> dict[str, int]:
     two = len(label.concepts) > 1
     none = {name: classes - 1 for name, classes in fact_classes().items()}
+    unknown = dict.fromkeys(none, _UNKNOWN)
+    if label.background < 0:
+        return unknown | {"first": label.concepts[0]}
     if not label.concepts:
-        return dict.fromkeys(none, _UNKNOWN) | {"background": label.background}
+        return unknown | {"background": label.background}
 
     def colour(index: int) -> int:
         return label.colours[index] if label.colours[index] >= 0 else none["first_colour"]
