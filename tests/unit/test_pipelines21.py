@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 
 import numpy as np
 import pytest
@@ -139,8 +138,7 @@ def test_a_rewrite_is_drawn_and_the_wish_is_kept(tiny21):
     assert json.loads(tiny21.generate(WISH, seed=1).info["danqing"])["wish"] is None
 
 
-def test_lost_words_are_told(tiny21, monkeypatch, caplog):
-    monkeypatch.setattr(logging.getLogger("danqing"), "propagate", True)
+def test_lost_words_are_told(tiny21, caplog):
     tiny21.generate(WISH, seed=1, enhance=True)
     assert not caplog.records
     tiny21.edit(noisy(60, 44), ORDER, seed=1, enhance=True)
@@ -194,8 +192,7 @@ def request(picture):
     return danqing.DescribeRequest(pictures=(picture,), max_tokens=6)
 
 
-def test_a_licence_without_commercial_use_is_told_once(tiny21_folder, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(logging.getLogger("danqing"), "propagate", True)
+def test_a_licence_without_commercial_use_is_told_once(tiny21_folder, caplog):
     danqing.model._show_licence.cache_clear()
     for _ in range(2):
         load_describer(tiny21_folder, device="cpu", precision="fp32")
