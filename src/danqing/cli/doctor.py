@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from danqing.cli.info import megabytes
+from danqing.cli.inventory import megabytes
 from danqing.cli.options import json_option
 from danqing.errors import DanqingError, ResourceError
 

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from danqing.cli.inventory import NAMES
+from danqing.cli.inventory import NAMES, megabytes, shortened
 from danqing.weights.file_names import is_extra
 from danqing.weights.headers import Header, read_header
 from danqing.weights.releases import LICENCES, PIPELINES, ZERO_COND_RELEASE, Found, identify
@@ -51,8 +51,6 @@ def describe_tensor_file(path: Path) -> dict[str, Any]:
 
 def tensor_file_table(values: dict[str, Any]) -> list[str]:
     """Return the same for people."""
-    from danqing.cli.info import megabytes, shortened
-
     release = values["release"] or " or ".join(values["releases"]) or "unknown"
     if len(values["releases"]) == len(PIPELINES):
         release = "any"

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from danqing.cli.file_info import SUFFIXES, describe_tensor_file, tensor_file_table
+from danqing.cli.inventory import megabytes, shortened
 from danqing.cli.options import json_option
 from danqing.cli.outputs import FORMATS
 from danqing.errors import RequestError
@@ -138,16 +139,3 @@ def _by(size: Sequence[int]) -> str:
 
 def _sizes(memory: dict[str, int]) -> str:
     return " or ".join(f"{megabytes(size)} in {name}" for name, size in memory.items())
-
-
-def shortened(count: int) -> str:
-    """Return a large number for people."""
-    for factor, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if count >= factor:
-            return f"{count / factor:.2f} {letter}"
-    return str(count)
-
-
-def megabytes(size: int) -> str:
-    """Return a number of bytes for people."""
-    return f"{size / 10**9:.2f} GB" if size >= 10**9 else f"{size / 10**6:.1f} MB"

@@ -78,3 +78,16 @@ def _part(folder: "Folder", name: str) -> Part:
             drawing += count
     most_first = sorted(precisions, key=lambda precision: -precisions[precision])
     return Part(name=name, parameters=parameters, size=size, precisions=tuple(most_first), drawing=drawing)
+
+
+def shortened(count: int) -> str:
+    """Return a large number for people."""
+    for factor, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if count >= factor:
+            return f"{count / factor:.2f} {letter}"
+    return str(count)
+
+
+def megabytes(size: int) -> str:
+    """Return a number of bytes for people."""
+    return f"{size / 10**9:.2f} GB" if size >= 10**9 else f"{size / 10**6:.1f} MB"
