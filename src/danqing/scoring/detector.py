@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from danqing.data.colours import COLOURS
 from danqing.data.world import BackgroundKind
 from danqing.errors import CheckpointError
+from danqing.scoring.squares import squares
 from danqing.weights.store import open_safetensors, write_safetensors
 
 SIDE: Final = 128
@@ -177,15 +178,9 @@ def cut(pixels: Tensor, boxes: Tensor, sources: Sequence[int] | Tensor, side: in
         sources: which picture each box lies in.
         side: pixels a side of a crop.
     """
-    per = 2  # samples per output pixel, each way
-    axis = (torch.arange(side * per, device=pixels.device) + 0.5) / (side * per) - 0.5
-    half = boxes[:, 2:].amax(1, keepdim=True) * ROOM
-    xs = 2 * (boxes[:, 0:1] + half * axis) - 1
-    ys = 2 * (boxes[:, 1:2] + half * axis) - 1
-    grid = torch.stack([xs[:, None].expand(-1, len(axis), -1), ys[:, :, None].expand(-1, -1, len(axis))], -1)
     chosen = pixels[torch.as_tensor(sources, device=pixels.device)]
-    samples = F.grid_sample(chosen, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return F.avg_pool2d(samples, per)
+    longer = boxes[:, 2:].amax(1) * ROOM
+    return F.avg_pool2d(squares(chosen, boxes[:, 0], boxes[:, 1], longer, 2 * side), 2)
 
 
 def write_detector(path: Path, config: DetectorConfig, weights: Mapping[str, Tensor]) -> None:

@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from danqing.data.atlas import Atlas, packaged_atlas
-from danqing.data.colours import dye
 from danqing.data.concepts import core_codes
 from danqing.scoring.background import RING, SIDE, Backdrop, fit_background, normalised
+from danqing.scoring.looks import look, looks
+from danqing.scoring.squares import squares
 
 CONCEPTS: Final = 300
 STYLES: Final = ("shaded", "cartoon", "flat", "3D")
@@ -172,15 +173,10 @@ def _templates(
     atlas: Atlas, codes: Sequence[str], styles: Sequence[str]
 ) -> tuple[Tensor, list[tuple[str, str]]]:
     """Return all sprites and their dyes, (count, 4, fine, fine) uint8, and the (concept, style) of each."""
-    sprites, labels = [], []
-    for code in codes:
-        for style in (style for style in styles if atlas.has(code, style)):
-            facts = atlas.facts(code, style)
-            image = Image.fromarray(atlas.sprite(code, style)).resize((_FINE, _FINE), Image.Resampling.BOX)
-            dyed = [] if facts.hue is None else [dye(image, facts.hue, word) for word in facts.dyes]
-            sprites += [np.asarray(one) for one in (image, *dyed)]
-            labels += [(code, style)] * (1 + len(dyed))
-    return torch.from_numpy(np.stack(sprites)).permute(0, 3, 1, 2).contiguous(), labels
+    found = list(looks(atlas, codes, styles))
+    sprites = np.stack([look(atlas, one, _FINE) for one in found])
+    labels = [(one.concept, str(one.style)) for one in found]
+    return torch.from_numpy(sprites).permute(0, 3, 1, 2).contiguous(), labels
 
 
 def _boxes(pixels: np.ndarray, backdrop: Backdrop) -> list[Box]:
@@ -215,16 +211,5 @@ def _around(mask: np.ndarray) -> Box | None:
 
 def _cut(image: Tensor, boxes: list[Box], side: int) -> Tensor:
     """Return the boxes of an image (channels, height, width) as (boxes, channels, side, side), smoothed."""
-    per = 2  # samples per output pixel, each way
-    axis = (torch.arange(side * per) + 0.5) / (side * per) - 0.5
-    places = torch.tensor([[box.x, box.y, box.side] for box in boxes], dtype=torch.float32)
-    xs, ys = (2 * (places[:, i, None] + places[:, 2, None] * axis) - 1 for i in (0, 1))
-    grid = torch.stack([xs[:, None].expand(-1, len(axis), -1), ys[:, :, None].expand(-1, -1, len(axis))], -1)
-    samples = F.grid_sample(
-        image.expand(len(boxes), -1, -1, -1),
-        grid,
-        mode="bilinear",
-        padding_mode="border",
-        align_corners=False,
-    )
-    return F.avg_pool2d(samples, per)
+    x, y, wide = torch.tensor([[box.x, box.y, box.side] for box in boxes], dtype=torch.float32).T
+    return F.avg_pool2d(squares(image[None], x, y, wide, 2 * side), 2)

@@ -6,21 +6,21 @@ from that background, so that neither contrast nor shade matters: first all of t
 and those of the namer's first guesses, finely.
 """
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
 from functools import cached_property, lru_cache
 from itertools import product
-from typing import Final, NamedTuple
+from typing import Final
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from danqing.data.atlas import Atlas
-from danqing.data.colours import COLOURS, dye
-from danqing.data.world.shapes import shape_tile, shapes
+from danqing.data.colours import COLOURS
+from danqing.data.world.shapes import shapes
+from danqing.scoring.looks import Template, look, looks
 from danqing.scoring.match import Sheets
+from danqing.scoring.squares import sample_axis, squares
 
 SIDE: Final = 32
 """Pixels a side at which sprites and crops are compared."""
@@ -34,24 +34,11 @@ _LEADERS: Final = 6  # templates that are moved on to where they fit best
 _ROUNDS: Final = 3
 _GRID: Final = tuple(product((-1, 0, 1), (-1, 0, 1), (-1, 0, 1)))
 _STAR: Final = tuple(step for step in _GRID if sum(map(abs, step)) <= 1)
-_AXIS: Final = (torch.arange(2 * SIDE) + 0.5) / (2 * SIDE) - 0.5
+_AXIS: Final = sample_axis(2 * SIDE, torch.device("cpu"))
 
 Place = tuple[float, float, float]
 """How far a crop lies right of and below a box, by the box's longer side, and how large it is to it."""
 _HERE: Final = (0.0, 0.0, 1.0)
-
-
-class Template(NamedTuple):
-    """One look that a thing can have."""
-
-    concept: str
-    """Code."""
-    style: str | None
-    """None for plain shapes."""
-    dye: str | None
-    """The colour that it was given; None for its own."""
-    colour: str | None
-    """The colour word that fills it, if one does."""
 
 
 class Templates:
@@ -80,7 +67,7 @@ class Templates:
             if here is not None:
                 chosen.add(here.start + int(rough[here].argmax()))
         finalists = [self.all[at] for at in sorted(chosen)]
-        sheets = Sheets.of(torch.stack([_drawn(self.atlas, one) for one in finalists]))
+        sheets = Sheets.of(torch.stack([_fractions(self.atlas, one, SIDE) for one in finalists]))
         places = _around(_HERE, _GRID)
         found = sheets.correlate(view.crops(places))
         scores, where = found.max(1)
@@ -102,7 +89,7 @@ class Templates:
     def all(self) -> tuple[Template, ...]:
         """Every look, concept by concept."""
         return (
-            *_looks(self.atlas),
+            *looks(self.atlas, self.atlas.codes),
             *(Template(code, None, word, word) for code in shapes() for word in COLOURS),
         )
 
@@ -113,7 +100,7 @@ class Templates:
 
     @cached_property
     def _sheets(self) -> Sheets:
-        return Sheets.of(torch.stack([_drawn(self.atlas, template, _COARSE) for template in self.all]))
+        return Sheets.of(torch.stack([_fractions(self.atlas, template, _COARSE) for template in self.all]))
 
     @cached_property
     def _places(self) -> dict[str, slice]:
@@ -125,32 +112,10 @@ class Templates:
         return places
 
 
-def _looks(atlas: Atlas) -> Iterator[Template]:
-    for code in atlas.codes:
-        for style in atlas.styles_of(code):
-            facts = atlas.facts(code, style)
-            yield Template(code, style, None, facts.colour)
-            if facts.hue is not None:
-                yield from (Template(code, style, word, word) for word in facts.dyes)
-
-
 @lru_cache(maxsize=8192)
-def _drawn(atlas: Atlas, template: Template, side: int = SIDE) -> Tensor:
+def _fractions(atlas: Atlas, template: Template, side: int) -> Tensor:
     """Return a look as (4, side, side) in 0..1."""
-    if template.style is None:
-        assert template.dye is not None
-        image = _shrunk(shape_tile(template.concept, template.dye), side)
-    else:
-        image = _shrunk(atlas.sprite(template.concept, template.style), side)
-        if template.dye is not None:
-            hue = atlas.facts(template.concept, template.style).hue
-            assert hue is not None
-            image = dye(image, hue, template.dye)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-
-
-def _shrunk(tile: np.ndarray, side: int) -> Image.Image:
-    return Image.fromarray(tile).resize((side, side), Image.Resampling.BOX)
+    return torch.from_numpy(look(atlas, template, side)).permute(2, 0, 1).float() / 255
 
 
 class _View:
@@ -176,10 +141,7 @@ class _View:
 
     def _sample(self, x: Tensor, y: Tensor, side: Tensor) -> Tensor:
         """Return squares (places, 4, 2 side, 2 side) around centres."""
-        xs, ys = (2 * (at[:, None] + side[:, None] * _AXIS) - 1 for at in (x, y))
-        grid = torch.stack(torch.broadcast_tensors(xs[:, None, :], ys[:, :, None]), -1)
-        layers = self.layers.expand(len(grid), -1, -1, -1)
-        return F.grid_sample(layers, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        return squares(self.layers, x, y, side, 2 * SIDE)
 
 
 def _around(place: Place, steps: Sequence[tuple[int, int, int]]) -> list[Place]:
