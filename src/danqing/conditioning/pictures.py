@@ -67,6 +67,16 @@ def picture_pixels(
     return _pixels(picture)
 
 
+def seen_pixels(
+    picture: Image.Image, area: int, config: PatchSizes, limits: PictureLimits | None = None
+) -> Float[Tensor, "channels height width"]:
+    """Return a picture the way the conditioner of 1.x sees one that an instruction speaks of.
+
+    It is fitted to about `area` pixels first, whatever the limits are.
+    """
+    return picture_pixels(resized(picture, fitted_size(picture.size, area)), config, limits)
+
+
 def fitted_size(size: tuple[int, int], area: int, multiple: int = 32) -> tuple[int, int]:
     """Return the (width, height) of about `area` pixels in the aspect of `size`, both in whole multiples."""
     check_aspect(size)

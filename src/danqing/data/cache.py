@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from danqing.conditioning.images import to_pixels
-from danqing.conditioning.pictures import PictureLimits, fitted_size, picture_pixels, resized
+from danqing.conditioning.pictures import PictureLimits, seen_pixels
 from danqing.conditioning.templates import EDIT_PLUS, GENERATE
 from danqing.conditioning.text import encode_batch
 from danqing.conditioning.tokenizer import Tokenizer
@@ -198,9 +198,7 @@ class SceneEncoder:
         return [found[index] for index in range(len(found))]
 
     def _seen(self, source: np.ndarray) -> Tensor:
-        picture = Image.fromarray(source)
-        fitted = resized(picture, fitted_size(picture.size, self.vision_area))
-        return picture_pixels(fitted, self.vlm.config.vision, self.limits)
+        return seen_pixels(Image.fromarray(source), self.vision_area, self.vlm.config.vision, self.limits)
 
 
 class ExampleCache:

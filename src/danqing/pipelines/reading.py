@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from danqing.conditioning.given import opaque
-from danqing.conditioning.pictures import fitted_size, picture_pixels, resized, resized_pixels
+from danqing.conditioning.pictures import fitted_size, resized_pixels, seen_pixels
 from danqing.conditioning.templates import EDIT, EDIT_PLUS, Template
 from danqing.conditioning.text import (
     Conditioning,
@@ -55,12 +55,8 @@ def seen_by_conditioner(
     if isinstance(components.vlm, Qwen3VL):
         return [over_white(pixels) for pixels in _as_encoded(components, pictures)]
     area, vision = components.info.vision_area, components.vlm.config.vision
-    return [
-        picture_pixels(
-            resized(opaque(picture), fitted_size(picture.size, area)), vision, components.picture_limits
-        )
-        for picture in pictures
-    ]
+    limits = components.picture_limits
+    return [seen_pixels(opaque(picture), area, vision, limits) for picture in pictures]
 
 
 def _as_encoded(
