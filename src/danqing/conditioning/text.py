@@ -172,14 +172,20 @@ def picture_token_ids(
     vlm: Conditioner, tokenizer: Tokenizer, text: str, grid_thw: Sequence[tuple[int, int, int]]
 ) -> list[int]:
     """Tokenise a filled template, with each place for a picture as wide as the picture has features."""
-    token_ids = tokenizer.encode(text)
-    if (found := token_ids.count(tokenizer.image_pad)) != len(grid_thw):
-        raise RequestError(
-            f"expected {len(grid_thw)} <|image_pad|> for the pictures, found {found}; clean the prompt"
-        )
     square = vlm.config.vision.merge_size**2
-    widths = iter([frames * height * width // square for frames, height, width in grid_thw])
-    return [i for t in token_ids for i in ([t] * next(widths) if t == tokenizer.image_pad else [t])]
+    widths = [frames * height * width // square for frames, height, width in grid_thw]
+    return widened_token_ids(tokenizer, text, widths)
+
+
+def widened_token_ids(tokenizer: Tokenizer, text: str, widths: Sequence[int]) -> list[int]:
+    """Tokenise a filled template, with places for pictures so many tokens wide."""
+    token_ids = tokenizer.encode(text)
+    if (found := token_ids.count(tokenizer.image_pad)) != len(widths):
+        raise RequestError(
+            f"expected {len(widths)} <|image_pad|> for the pictures, found {found}; clean the prompt"
+        )
+    rest = iter(widths)
+    return [i for t in token_ids for i in ([t] * next(rest) if t == tokenizer.image_pad else [t])]
 
 
 def join(rows: Sequence[Float[Tensor, "_ dim"]]) -> Conditioning:

@@ -21,6 +21,7 @@ from danqing.conditioning.images import sheet
 from danqing.conditioning.pictures import PictureLimits
 from danqing.conditioning.questions import describe_question
 from danqing.conditioning.templates import DESCRIBE
+from danqing.conditioning.text import widened_token_ids
 from danqing.conditioning.tokenizer import Tokenizer
 from danqing.data.atlas import Atlas
 from danqing.data.concepts import LANGUAGES
@@ -195,9 +196,8 @@ class Seeing:
     ) -> Pictures:
         rows, targets = [], []
         for _, asked, answer in said:
-            before = self.tokenizer.encode(DESCRIBE.fill(asked, num_pictures=1))[len(self._prefix) :]
-            at = before.index(self.tokenizer.image_pad)
-            before[at : at + 1] = [self.tokenizer.image_pad] * (GRID[0] * GRID[1])
+            whole = DESCRIBE.fill(asked, num_pictures=1)
+            before = widened_token_ids(self.tokenizer, whole, [GRID[0] * GRID[1]])[len(self._prefix) :]
             after = self.tokenizer.encode(answer + "<|im_end|>")
             rows.append(torch.tensor(before + after[:-1]))
             targets.append(torch.tensor([_UNKNOWN] * (len(before) - 1) + after))

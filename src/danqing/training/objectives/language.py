@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from danqing.conditioning.templates import DESCRIBE, EDIT_PLUS, GENERATE, Template
+from danqing.conditioning.text import widened_token_ids
 from danqing.conditioning.tokenizer import Tokenizer
 from danqing.data.atlas import Atlas
 from danqing.data.colours import COLOURS
@@ -177,9 +178,9 @@ class Language:
         rows, targets = [], []
         pad = self.tokenizer.image_pad
         for text in texts:
-            whole = template.fill(text.prompt, num_pictures=int(text.picture is not None))
-            ids = self.tokenizer.encode(whole)
-            ids = [one for token in ids for one in [token] * (GRID[0] * GRID[1] if token == pad else 1)]
+            widths = [] if text.picture is None else [GRID[0] * GRID[1]]
+            whole = template.fill(text.prompt, num_pictures=len(widths))
+            ids = widened_token_ids(self.tokenizer, whole, widths)
             if ids[: len(prefix)] != prefix:
                 raise DataError(
                     f"expected {head!r} to be tokens of their own, found them joined to {text.prompt!r}"
