@@ -23,6 +23,8 @@ ITEM = Item(
 
 def test_an_item_survives_json():
     assert Item.from_json(json.loads(json.dumps(ITEM.to_json()))) == ITEM
+    asked = Item(row="dsg", prompt="a dog", details={"questions": [{"id": 1, "text": "Is there a dog?"}]})
+    assert Item.from_json(json.loads(json.dumps(asked.to_json()))) == asked
     bare = Item(row="object", prompt="a dog")
     assert Item.from_json(json.loads(json.dumps(bare.to_json()))) == bare
     assert bare.cluster == "a dog"
@@ -31,7 +33,8 @@ def test_an_item_survives_json():
 def test_an_id_is_the_same_everywhere_and_changes_with_what_is_asked_or_judged():
     assert ITEM.id == "a6453b7cc113fdb5"
     data = ITEM.to_json()
-    for other in ({"prompt": "x"}, {"row": "x"}, {"exclude": []}, {"readings": []}, {"language": "en"}):
+    others = ({"prompt": "x"}, {"row": "x"}, {"exclude": []}, {"readings": []}, {"language": "en"})
+    for other in (*others, {"details": {"captions": ["a dog"]}}):
         assert Item.from_json({**data, **other}).id != ITEM.id
     for same in ({"tags": {}}, {"cluster": "scene 8"}):
         assert Item.from_json({**data, **same}).id == ITEM.id

@@ -88,6 +88,8 @@ class Item:
     """Clauses of which none may hold."""
     readings: tuple[tuple[Clause, ...], ...] = ()
     """Of an ambiguous prompt, the right readings; one of them suffices, in place of `include`."""
+    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What the judge of a benchmark wants to know beyond clauses, as plain JSON: questions, references..."""
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Free words for tables by part; a judge does not look at them."""
     cluster: str = ""
@@ -130,6 +132,7 @@ class Item:
         about = {"ability": self.ability, "source": self.source, "answer": self.answer}
         return {
             **({} if self.ability == "draw" else about),  # an item to draw keeps the id it always had
+            **({"details": dict(self.details)} if self.details else {}),
             "row": self.row,
             "prompt": self.prompt,
             "language": self.language,
