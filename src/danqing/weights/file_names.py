@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
+from danqing.errors import CheckpointError
+
 Part = Literal["transformer", "vae", "text_encoder"]
 PREFIXES: dict[Part, re.Pattern[str]] = {
     "transformer": re.compile(r"(?:model\.)?diffusion_model\.|transformer\."),
@@ -195,3 +197,156 @@ def _eye_pieces(own: str, name: str, names: Mapping[str, str], eyes: str, *, thi
             return {}
         return {f"{eyes}blocks.{found[2]}.attn.qkv.{leaf}": Piece(tuple(names[one] for one in three), "rows")}
     return {f"{eyes}{block}.{found[2]}.{layers.get(layer, layer)}.{leaf}": Piece((name,))}
+
+
+# ------------------------------------------------------------------------------------ the other way round
+
+
+class Cut(NamedTuple):
+    """How a stored tensor is made of released ones: as it is, joined in rows, a third of the rows, a tap."""
+
+    sources: tuple[str, ...]
+    how: Literal["one", "rows", "third", "tap"] = "one"
+    index: int = 0
+
+
+Spelling = Literal["released", "comfyui", "llama"]
+_FLAT_WAN = {ours: theirs for theirs, ours in _WAN.items()}
+_FLAT_RESIDUAL = {ours: theirs for theirs, ours in _RESIDUAL.items()}
+_FLAT_LLAMA = {ours: theirs for theirs, ours in _LLAMA.items()}
+_WORDS, _EYE = re.compile(r"model\.(?:language_model\.)?(.+)"), re.compile(r"(?:model\.)?visual\.(.+)")
+_DOWN = re.compile(r"down_blocks\.(\d+)\.(?!resnets|downsampler\.)(.+)")
+_UP = re.compile(r"up_blocks\.(\d+)\.(?:resnets\.(\d+)|upsamplers\.0)\.(.+)")
+_NESTED = re.compile(r"(down|up)_blocks\.(\d+)\.(?:resnets\.(\d+)|(?:down|up)sampler)\.(.+)")
+
+
+def stored(names: Iterable[str], part: Part, spelling: Spelling) -> dict[str, Cut]:
+    """Return what a file in a spelling holds, by the names it stores; the inverse of `released`.
+
+    Raises CheckpointError where the names of a part cannot be said in it.
+    """
+    listed = list(names)
+    if spelling == "released":
+        return {name: Cut((name,)) for name in listed}
+    if part == "vae":
+        cuts = _stored_vae(listed)
+    elif part == "text_encoder":
+        cuts = _stored_words(listed) if spelling == "comfyui" else _stored_llama(listed)
+    else:
+        cuts = _stored_denoiser(listed)
+    files = ([n for n in cuts if not n.startswith(_EYES_FILE)], [n for n in cuts if n.startswith(_EYES_FILE)])
+    read = {name for one in files for name in released({name: name for name in one}, part)}
+    if read != set(listed):
+        unknown = ", ".join(sorted(read ^ set(listed))[:3])
+        raise CheckpointError(
+            f"expected tensors of a {part} that files of {spelling} have names for, found others ({unknown})"
+        )
+    return cuts
+
+
+_EYES_FILE = ("v.", "mm.")
+"""How names in the second file of a conditioner start, in the spelling of llama.cpp."""
+
+
+def is_eye(stored_name: str) -> bool:
+    """Tell whether llama.cpp keeps a tensor in the file of the eyes."""
+    return stored_name.startswith(_EYES_FILE)
+
+
+def _stored_denoiser(names: list[str]) -> dict[str, Cut]:
+    known, cuts = set(names), {}
+    for name in names:
+        gate, up = (name.replace(".img_mlp.proj.", f".img_mlp.{one}.") for one in ("gate_layer", "gate_up"))
+        if name.endswith(".img_mlp.gate_layer.weight") and name.replace("gate_layer", "proj") in known:
+            continue
+        fused = name.endswith(".img_mlp.proj.weight") and gate in known
+        cuts[up if fused else name] = Cut((gate, name), "rows") if fused else Cut((name,))
+    return cuts
+
+
+def _stored_words(names: list[str]) -> dict[str, Cut]:
+    return {name.replace("model.language_model.", "model.", 1): Cut((name,)) for name in names}
+
+
+def _stored_vae(names: list[str]) -> dict[str, Cut]:
+    nested = any(re.search(r"\.down_blocks\.\d+\.resnets\.", name) for name in names)
+    sizes: dict[tuple[str, int], int] = {}  # residual blocks of a level
+    for name in names:
+        if found := re.match(r"(\w+)\.(?:down|up)_blocks\.(\d+)\.resnets\.(\d+)\.", name):
+            level = (found[1], int(found[2]))
+            sizes[level] = max(sizes.get(level, 0), int(found[3]) + 1)
+    return {_wan_name(name, sizes, nested=nested): Cut((name,)) for name in names}
+
+
+def _wan_name(name: str, sizes: Mapping[tuple[str, int], int], *, nested: bool) -> str:
+    stem, _, leaf = name.rpartition(".")
+    if stem in _FLAT_WAN:
+        return f"{_FLAT_WAN[stem]}.{leaf}"
+    side, inner = stem.partition(".")[::2]
+    if found := _NESTED.fullmatch(inner) if nested else None:
+        way, level = f"{found[1]}samples", int(found[2])
+        block = sizes.get((side, level), 0) if found[3] is None else int(found[3])
+        layer = found[4] if found[3] is None else _FLAT_RESIDUAL.get(found[4], found[4])
+        return f"{side}.{way}.{level}.{way}.{block}.{layer}.{leaf}"
+    if found := _DOWN.fullmatch(inner):
+        return f"{side}.downsamples.{found[1]}.{_FLAT_RESIDUAL.get(found[2], found[2])}.{leaf}"
+    if found := _UP.fullmatch(inner):
+        level = int(found[1])
+        before = sum(sizes.get((side, lower), 0) + 1 for lower in range(level))  # an upsampler ends a level
+        block = sizes.get((side, level), 0) if found[2] is None else int(found[2])
+        layer = found[3] if found[2] is None else _FLAT_RESIDUAL.get(found[3], found[3])
+        return f"{side}.upsamples.{before + block}.{layer}.{leaf}"
+    for ours, theirs in _FLAT_WAN.items():
+        if inner == ours:
+            return f"{side}.{theirs}.{leaf}"
+        if inner.startswith(ours + "."):
+            rest = inner[len(ours) + 1 :]
+            return f"{side}.{theirs}.{_FLAT_RESIDUAL.get(rest, rest)}.{leaf}"
+    return name
+
+
+def _stored_llama(names: list[str]) -> dict[str, Cut]:
+    third = any("q_norm" in name or "deepstack" in name for name in names)
+    cuts: dict[str, Cut] = {}
+    for name in names:
+        if found := _EYE.fullmatch(name):
+            cuts |= _stored_eye(found[1], name, third=third)
+        elif name == "lm_head.weight":
+            cuts["output.weight"] = Cut((name,))
+        elif found := _WORDS.fullmatch(name):
+            stem, _, leaf = found[1].rpartition(".")
+            block, layer = m.groups() if (m := re.fullmatch(r"layers\.(\d+)\.(.+)", stem)) else (None, stem)
+            said = _FLAT_LLAMA.get(layer, layer)
+            cuts[f"{said}.{leaf}" if block is None else f"blk.{block}.{said}.{leaf}"] = Cut((name,))
+        else:
+            cuts[name] = Cut((name,))
+    return cuts
+
+
+def _stored_eye(inner: str, name: str, *, third: bool) -> dict[str, Cut]:
+    merger, layers = (_MERGER_3, _EYES_3) if third else (_MERGER_25, _EYES_25)
+    stem, _, leaf = inner.rpartition(".")
+    if inner == "patch_embed.proj.weight":  # llama.cpp has two 2-D convolutions in place of a 3-D one
+        ends = ("v.patch_embd.weight", "v.patch_embd.weight.1")
+        return {end: Cut((name,), "tap", index) for index, end in enumerate(ends)}
+    if inner == "patch_embed.proj.bias":
+        return {"v.patch_embd.bias": Cut((name,))}
+    if inner == "pos_embed.weight":
+        return {"v.position_embd.weight": Cut((name,))}
+    for theirs, ours in merger.items():
+        if stem == ours:
+            return {f"{theirs}.{leaf}": Cut((name,))}
+    found = re.fullmatch(r"(blocks|deepstack_merger_list)\.(\d+)\.(.+)", stem)
+    if found is None:
+        return {name: Cut((name,))}
+    place = f"v.{'blk' if found[1] == 'blocks' else 'deepstack'}.{found[2]}"
+    if found[3] == "attn.qkv" and not third:
+        return {f"{place}.attn_{q}.{leaf}": Cut((name,), "third", index) for index, q in enumerate("qkv")}
+    # Blocks and mergers have layers of other names; where two names mean one layer, either may be read.
+    known = _EYES_BLOCK if found[1] == "blocks" else _EYES_MERGER
+    said = next((theirs for theirs, ours in layers.items() if ours == found[3] and theirs in known), found[3])
+    return {f"{place}.{said}.{leaf}": Cut((name,))}
+
+
+_EYES_BLOCK = {"ln1", "ln2", "attn_qkv", "attn_out", "ffn_gate", "ffn_up", "ffn_down"}
+_EYES_MERGER = {"norm", "fc1", "fc2"}
