@@ -1,7 +1,8 @@
 """Tensors of a GGUF file, unpacked one by one into floating point."""
 
 import math
-from typing import BinaryIO
+from collections.abc import Sequence
+from io import FileIO
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from danqing.errors import CheckpointError, ResourceError
 from danqing.weights.headers import GGUF_TYPES, Entry, Header
+from danqing.weights.store import read_bytes
 
 PLAIN = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NOT_UNPACKED = {"Q8_1", "Q8_K", "Q1_0"}  # of activations, and one that the library only measures
@@ -33,32 +35,48 @@ def gguf_shape(header: Header, name: str) -> tuple[int, ...]:
     return true
 
 
-def read_gguf(header: Header, stream: BinaryIO, name: str, dtype: torch.dtype) -> Tensor:
+def read_gguf(header: Header, stream: FileIO, name: str, dtype: torch.dtype) -> Tensor:
     """Return one tensor in `dtype`; `stream` is the file opened for reading.
 
     Raises CheckpointError where it holds numbers that are not finite or a type that nobody unpacks.
     """
+    return _read(header, stream, name, header.tensors[name], dtype).view(gguf_shape(header, name))
+
+
+def read_gguf_rows(
+    header: Header, stream: FileIO, name: str, rows: Sequence[int], dtype: torch.dtype
+) -> Tensor:
+    """Return some rows of a matrix, and read no others; errors as in `read_gguf`."""
     entry = header.tensors[name]
-    stream.seek(entry.start)
-    raw = bytearray(entry.end - entry.start)
-    if stream.readinto(raw) != len(raw):  # type: ignore[attr-defined]
-        raise CheckpointError(f"{header.file}: expected {len(raw)} bytes of {name}, found the file truncated")
-    shape = gguf_shape(header, name)
-    if not raw:
-        return torch.empty(shape, dtype=dtype)
+    width = (entry.end - entry.start) // entry.shape[0]
+    starts = [entry.start + row * width for row in rows]
+    one = entry.shape[1:]
+    return torch.stack(
+        [
+            _read(header, stream, name, Entry(one, entry.dtype, start, start + width), dtype).view(one)
+            for start in starts
+        ]
+    )
+
+
+def _read(header: Header, stream: FileIO, name: str, entry: Entry, dtype: torch.dtype) -> Tensor:
+    packed = torch.empty(entry.end - entry.start, dtype=torch.uint8)
+    read_bytes(stream, entry.start, packed)
+    if not len(packed):
+        return torch.empty(entry.shape, dtype=dtype)
     if entry.dtype in PLAIN:
-        tensor = torch.frombuffer(raw, dtype=PLAIN[entry.dtype]).to(dtype)
+        tensor = packed.view(PLAIN[entry.dtype]).to(dtype)
     elif entry.dtype in QUANTISED:
-        tensor = _unpacked(raw, entry, dtype)
+        tensor = _unpacked(packed, entry, dtype)
     else:
         raise CheckpointError(f"{header.file}: expected weights that can be unpacked, found {entry.dtype}")
     # Whatever is not finite makes the sum so, and a sum is read faster than a test of every number.
     if not tensor.sum(dtype=torch.float32).isfinite() and not tensor.isfinite().all():
         raise CheckpointError(f"{header.file}: {name}: expected finite numbers, found others; it is broken")
-    return tensor.view(shape)
+    return tensor
 
 
-def _unpacked(raw: bytearray, entry: Entry, dtype: torch.dtype) -> Tensor:
+def _unpacked(raw: Tensor, entry: Entry, dtype: torch.dtype) -> Tensor:
     try:
         import gguf
     except ImportError:
@@ -67,7 +85,7 @@ def _unpacked(raw: bytearray, entry: Entry, dtype: torch.dtype) -> Tensor:
         ) from None
     kind = gguf.GGMLQuantizationType(_NUMBERS[entry.dtype])
     columns = entry.shape[-1]
-    packed = np.frombuffer(raw, np.uint8).reshape(math.prod(entry.shape) // columns, -1)
+    packed = raw.numpy().reshape(math.prod(entry.shape) // columns, -1)
     out = torch.empty((packed.shape[0], columns), dtype=dtype)
     step = max(1, _AT_ONCE // columns)
     with np.errstate(all="ignore"):  # what is not finite is told afterwards

@@ -6,18 +6,18 @@ give wrong pictures in silence (a missing scale, a format nobody here knows) is 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from danqing.errors import CheckpointError
 from danqing.weights.file_names import Part, Piece, is_extra, own_names, released
-from danqing.weights.gguf_file import PLAIN, QUANTISED, gguf_shape, read_gguf
+from danqing.weights.gguf_file import PLAIN, QUANTISED, gguf_shape, read_gguf, read_gguf_rows
 from danqing.weights.headers import Header, read_header
 from danqing.weights.scales import FP8, check_scales, scale_name
-from danqing.weights.store import TensorInfo, open_safetensors
+from danqing.weights.store import TensorInfo, fill, in_file_order, opened, read_rows, read_tensor
 
 
 class PartFiles:
@@ -27,7 +27,12 @@ class PartFiles:
         self.pieces = dict(pieces)
         self.dtype = dtype
         self.tensors = {
-            name: TensorInfo(header.file, _shape(header, piece), _kind(header, piece))
+            name: TensorInfo(
+                header.file,
+                _shape(header, piece),
+                _kind(header, piece),
+                header.tensors[piece.sources[0]].start,
+            )
             for name, (header, piece) in pieces.items()
         }
 
@@ -69,30 +74,63 @@ class PartFiles:
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         """Yield the named tensors, one in memory at a time."""
-        with ExitStack() as opened:
-            streams: dict[Path, Any] = {}
+        with ExitStack() as streams:
+            files: dict[Path, FileIO] = {}
             for name in names:
                 header, piece = self.pieces[name]
-                if header.file not in streams:
-                    stream = header.file.open("rb") if header.format == "gguf" else _handle(header.file)
-                    streams[header.file] = opened.enter_context(stream)
-                found = streams[header.file]
-                yield name, _put_together([self._one(header, found, one) for one in piece.sources], piece)
+                yield name, self._one(header, self._stream(streams, files, header), piece)
 
-    def _one(self, header: Header, stream: Any, name: str) -> Tensor:
+    def read_into(self, targets: Mapping[str, Tensor]) -> None:
+        """Fill tensors of the stored shapes: bytes go straight into those that are stored as they are."""
+        with ExitStack() as streams:
+            files: dict[Path, FileIO] = {}
+            for name in in_file_order(self, targets):
+                header, piece = self.pieces[name]
+                stream, target = self._stream(streams, files, header), targets[name]
+                if piece.how == "one" and header.format == "safetensors" and target.dtype == self.dtype:
+                    entry = header.tensors[piece.sources[0]]
+                    if entry.dtype not in FP8:
+                        fill(stream, entry, target)
+                        continue
+                target.copy_(self._one(header, stream, piece))
+
+    def read_rows(self, name: str, rows: Sequence[int]) -> Tensor:
+        """Return some rows of a matrix, and read no others."""
+        header, piece = self.pieces[name]
+        (source,) = piece.sources
+        with opened(header.file) as stream:
+            if header.format == "gguf":
+                return read_gguf_rows(header, stream, source, rows, self.dtype)
+            table = read_rows(stream, header.tensors[source], rows)
+            return self._scaled(header, stream, source, table, rows)
+
+    def _stream(self, streams: ExitStack, files: dict[Path, FileIO], header: Header) -> FileIO:
+        if header.file not in files:
+            files[header.file] = streams.enter_context(opened(header.file))
+        return files[header.file]
+
+    def _one(self, header: Header, stream: FileIO, piece: Piece) -> Tensor:
+        return _put_together([self._stored(header, stream, name) for name in piece.sources], piece)
+
+    def _stored(self, header: Header, stream: FileIO, name: str) -> Tensor:
         if header.format == "gguf":
             return read_gguf(header, stream, name, self.dtype)
-        tensor: Tensor = stream.get_tensor(name)
+        return self._scaled(header, stream, name, read_tensor(stream, header.tensors[name]))
+
+    def _scaled(
+        self, header: Header, stream: FileIO, name: str, tensor: Tensor, rows: Sequence[int] | None = None
+    ) -> Tensor:
+        """Return a stored tensor, or some rows of one, times its scale in the type of this part."""
         scale = scale_name(header, name)
         if scale is None or header.tensors[name].dtype not in FP8:
             return tensor.to(self.dtype)
-        factor = stream.get_tensor(scale).float()
-        factor = factor.reshape(()) if factor.numel() == 1 else factor.reshape(-1, *[1] * (tensor.dim() - 1))
+        factor = read_tensor(stream, header.tensors[scale]).float()
+        if factor.numel() == 1:
+            factor = factor.reshape(())
+        else:
+            factor = factor.reshape(-1, *[1] * (tensor.dim() - 1))
+            factor = factor if rows is None else factor[list(rows)]
         return tensor.float().mul_(factor).to(self.dtype)
-
-
-def _handle(file: Path) -> Any:
-    return open_safetensors(file)
 
 
 def _put_together(tensors: Sequence[Tensor], piece: Piece) -> Tensor:

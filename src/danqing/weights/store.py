@@ -1,19 +1,41 @@
 """Tensors on disk: safetensors files, single or in shards. No pickle anywhere."""
 
 import json
+import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from danqing.errors import CheckpointError
-from danqing.weights.headers import read_safetensors_header, shard_path
+from danqing.weights.headers import Entry, read_safetensors_header, shard_path
 
+DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I16": torch.int16,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "F32": torch.float32,
+    "I64": torch.int64,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+}
+"""Names of types in a safetensors header that tensors here can have."""
 _MAX_INDEX_BYTES = 64 * 2**20
+_AT_ONCE = 16 * 2**20  # bytes of one read, while the kernel is told to fetch the next ones
+_AHEAD = 2 * _AT_ONCE
 
 
 class TensorInfo(NamedTuple):
@@ -22,10 +44,33 @@ class TensorInfo(NamedTuple):
     file: Path
     shape: tuple[int, ...]
     dtype: str
+    start: int = 0
+    """First byte in the file; of what is put together from several, that of the first."""
+
+
+class Source(Protocol):
+    """Tensors of one component by name, whatever they lie in; nothing is read before it is asked for."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Where each is, and its shape and type once it is read."""
+
+    @property
+    def where(self) -> str:
+        """The files or the folder, for errors."""
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """Yield the named tensors, one in memory at a time."""
+
+    def read_into(self, targets: Mapping[str, Tensor]) -> None:
+        """Fill contiguous tensors in host memory, of the stored shapes and of any type, by name."""
+
+    def read_rows(self, name: str, rows: Sequence[int]) -> Tensor:
+        """Return some rows of a matrix, and read no others."""
 
 
 class Shards:
-    """All tensors of one component, by name; nothing is read before it is asked for."""
+    """All tensors of one component in safetensors files."""
 
     def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
         self.tensors = dict(tensors)
@@ -50,29 +95,111 @@ class Shards:
                         f"{folder}: expected every tensor once, found {name} in {tensors[name].file.name} "
                         f"and {file.name}; remove the stale shards"
                     )
-                tensors[name] = TensorInfo(file, entry.shape, entry.dtype)
+                tensors[name] = TensorInfo(file, entry.shape, entry.dtype, entry.start)
         return cls(tensors)
+
+    @property
+    def where(self) -> str:
+        """The folders, for errors."""
+        return ", ".join(dict.fromkeys(str(info.file.parent) for info in self.tensors.values()))
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         """Yield the named tensors file by file, one in memory at a time."""
+        for file, chosen in self._by_file(names).items():
+            with opened(file) as stream:
+                for name in chosen:
+                    yield name, read_tensor(stream, self.tensors[name])
+
+    def read_into(self, targets: Mapping[str, Tensor]) -> None:
+        """Fill tensors of the stored shapes: bytes go straight into those of the stored type."""
+        for file, chosen in self._by_file(in_file_order(self, targets)).items():
+            with opened(file) as stream:
+                for name in chosen:
+                    fill(stream, self.tensors[name], targets[name])
+
+    def read_rows(self, name: str, rows: Sequence[int]) -> Tensor:
+        """Return some rows of a matrix, and read no others."""
+        with opened(self.tensors[name].file) as stream:
+            return read_rows(stream, self.tensors[name], rows)
+
+    def _by_file(self, names: Iterable[str]) -> dict[Path, list[str]]:
         by_file: dict[Path, list[str]] = {}
         for name in names:
             by_file.setdefault(self.tensors[name].file, []).append(name)
-        for file, chosen in by_file.items():
-            with open_safetensors(file) as handle:
-                for name in chosen:
-                    yield name, handle.get_tensor(name)
+        return by_file
 
     @property
     def num_parameters(self) -> int:
         """Numbers stored, all tensors together."""
-        total = 0
-        for info in self.tensors.values():
-            size = 1
-            for side in info.shape:
-                size *= side
-            total += size
-        return total
+        return sum(math.prod(info.shape) for info in self.tensors.values())
+
+
+def in_file_order(source: Source, names: Iterable[str]) -> list[str]:
+    """Return names in the order in which their tensors lie in the files: a disk reads fastest forwards."""
+    return sorted(names, key=lambda name: (source.tensors[name].file, source.tensors[name].start))
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[FileIO]:
+    """Open a file to be read from its front to its end; one that cannot be read is a CheckpointError."""
+    try:
+        with FileIO(file) as stream:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            yield stream
+    except FileNotFoundError:
+        raise CheckpointError(f"{file}: expected a safetensors file, found none") from None
+    except OSError as error:
+        raise CheckpointError(f"{file}: expected a file that can be read, found {error}") from None
+
+
+def read_tensor(stream: FileIO, entry: Entry | TensorInfo) -> Tensor:
+    """Return one tensor of an open safetensors file, in the type it is stored in."""
+    if entry.dtype not in DTYPES:
+        raise CheckpointError(f"{stream.name}: expected one of {', '.join(DTYPES)}, found {entry.dtype}")
+    tensor = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
+    read_bytes(stream, entry.start, tensor)
+    return tensor
+
+
+def fill(stream: FileIO, entry: Entry | TensorInfo, target: Tensor) -> None:
+    """Fill a contiguous tensor in host memory; one of another type than the stored one is cast."""
+    if target.dtype == DTYPES.get(entry.dtype) and tuple(target.shape) == entry.shape:
+        read_bytes(stream, entry.start, target)
+    else:
+        target.copy_(read_tensor(stream, entry))
+
+
+def read_rows(stream: FileIO, entry: Entry | TensorInfo, rows: Sequence[int]) -> Tensor:
+    """Return some rows of a matrix of an open safetensors file."""
+    one = TensorInfo(Path(str(stream.name)), entry.shape[1:], entry.dtype)
+    table = [read_tensor(stream, one._replace(start=_row_start(entry, row))) for row in rows]
+    return torch.stack(table)
+
+
+def read_bytes(stream: FileIO, start: int, target: Tensor) -> None:
+    """Fill a contiguous tensor in host memory with the bytes of a file from `start` on.
+
+    They go straight into the tensor's memory. Raises CheckpointError, before anything is read, for a file
+    that ends earlier.
+    """
+    view = memoryview(target.detach().reshape(-1).view(torch.uint8).numpy())
+    descriptor, size = stream.fileno(), os.fstat(stream.fileno()).st_size
+    if start + len(view) > size:
+        raise CheckpointError(
+            f"{stream.name}: expected at least {start + len(view)} bytes, found {size}: the file has been "
+            "truncated since it was opened; download it again"
+        )
+    stream.seek(start)
+    done = 0
+    while done < len(view):
+        ahead = min(_AHEAD, len(view) - done - _AT_ONCE)
+        if ahead > 0 and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, start + done + _AT_ONCE, ahead, os.POSIX_FADV_WILLNEED)
+        count = stream.readinto(view[done : done + _AT_ONCE])
+        if not count:
+            raise CheckpointError(f"{stream.name}: expected {len(view)} bytes at {start}, found {done}")
+        done += count
 
 
 def open_safetensors(file: Path) -> Any:
@@ -161,3 +288,8 @@ def _files_of_index(index: Path) -> list[Path]:
         raise CheckpointError(f"{index}: expected a weight_map of tensor names to files, found none")
     names = sorted({str(name) for name in weight_map.values()})
     return [shard_path(index, name) for name in names]
+
+
+def _row_start(entry: Entry | TensorInfo, row: int) -> int:
+    width = math.prod(entry.shape[1:]) * DTYPES[entry.dtype].itemsize if entry.dtype in DTYPES else 0
+    return entry.start + row * width
