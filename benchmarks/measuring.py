@@ -39,6 +39,24 @@ def run_fresh(script: str, arguments: Sequence[str], *, threads: int) -> dict[st
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def run_timed(command: Sequence[str], *, threads: int) -> dict[str, float]:
+    """Run a command, its output thrown away; return its wall and CPU seconds and the peak of its memory."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        command, env=environment(threads), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"expected exit code 0, found {process.returncode}: {' '.join(command)}")
+    return {
+        "seconds": seconds,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_bytes": peak_bytes(usage),
+    }
+
+
 def peak_bytes(usage: resource.struct_rusage | None = None) -> int:
     """Return the peak of the resident set of this process, or of the one that `usage` is about."""
     unit = 1 if sys.platform == "darwin" else 1024

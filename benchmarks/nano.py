@@ -10,15 +10,13 @@ are drawn by one loaded model, after one that does not count. All numbers are me
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from measuring import environment, machine, parser, peak_bytes, run_fresh, tell
+from measuring import machine, parser, run_fresh, run_timed, tell
 
 PROMPT = "a red apple on a blue background"
 STAGES = ("import", "load", "encode", "denoise", "decode")
@@ -67,20 +65,10 @@ def run_command(options: argparse.Namespace, out: Path) -> dict:
     command = [sys.executable, "-m", "danqing", "generate", PROMPT, "--model", options.model]
     command += ["--seed", "7", "-o", str(out)]
     command += [] if options.steps is None else ["--steps", str(options.steps)]
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        command, env=environment(options.threads), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode or not out.is_file():
-        raise SystemExit(f"exit code {process.returncode}, expected a picture: {' '.join(command)}")
-    return {
-        "seconds": seconds,
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "peak_bytes": peak_bytes(usage),
-    }
+    done = run_timed(command, threads=options.threads)
+    if not out.is_file():
+        raise SystemExit(f"expected a picture, found none: {' '.join(command)}")
+    return done
 
 
 def run_probe(options: argparse.Namespace) -> dict:
