@@ -1,4 +1,4 @@
-"""Steps of the denoisers at true shape on an accelerator: milliseconds, share of a bare product's rate, memory.
+"""Steps of the denoisers at true shape on an accelerator: milliseconds, share of a bare product, memory.
 
     python benchmarks/cuda_step.py
     python benchmarks/cuda_step.py --release qwen-image --size 1328 --repeats 20 --json cuda.json

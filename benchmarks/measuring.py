@@ -64,7 +64,7 @@ def peak_bytes(usage: resource.struct_rusage | None = None) -> int:
 
 
 def resident_peak(*, reset: bool) -> int:
-    """Return the peak of the resident set in bytes; `reset` first lowers it to what is resident now (Linux)."""
+    """Return the peak of the resident set; `reset` first lowers it to what is resident now; bytes (Linux)."""
     if reset:
         ctypes.CDLL(None).malloc_trim(0)  # what was freed is not resident any more
         Path("/proc/self/clear_refs").write_text("5")
@@ -86,7 +86,7 @@ class AnonymousPeak:
     Pages of files, which the kernel takes back when it likes, are not in it.
     """
 
-    def __init__(self, process: int, *, every: float = 0.02) -> None:
+    def __init__(self, process: int, *, every: float = 0.01) -> None:
         self.bytes = 0
         self._process, self._every = process, every
         self._ended = threading.Event()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SPARE = 2 * 10**9
 """Bytes of the disk that stay free."""
 _PIECE = 2**20  # numbers that are drawn at a time: what the allocator keeps and a cache holds
-_TYPES = {"F32": 4, "BF16": 2, "I8": 1}
+_TYPES = {"F32": 4, "BF16": 2, "I8": 1, "U8": 1}
 _LIFT = 1.5275  # root mean square of numbers spread evenly over [1, 2)
 _FLAT = 73.6  # the same of whole numbers from -127 to 127
 
@@ -29,9 +29,11 @@ class Random:
 
     shape: tuple[int, ...]
     kind: str = "BF16"
-    """F32, BF16, or I8, whose numbers fill their range and leave the spread to a tensor of scales."""
+    """F32, BF16, I8, whose numbers fill their range and leave the spread to a tensor of scales, or U8."""
     mean: float = 0.0
     spread: float = 1.0
+    content: bytes = b""
+    """Of U8, which is not random."""
 
     @property
     def bytes(self) -> int:
@@ -41,6 +43,9 @@ class Random:
     def pieces(self, seed: Sequence[int]) -> Iterator[np.ndarray]:
         """Yield the tensor's bytes piece by piece; equal seeds give equal bytes."""
         rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed)))
+        if self.kind == "U8":
+            yield np.frombuffer(self.content, np.uint8)
+            return
         left = math.prod(self.shape)
         while left:
             count = min(left, _PIECE)
@@ -78,13 +83,18 @@ def like(name: str, shape: tuple[int, ...]) -> Random:
 
 
 def quantised(tensors: Mapping[str, Random], chosen: Iterable[str]) -> dict[str, Random]:
-    """Return the tensors with the weights of chosen layers in int8, each with a scale for every row of it."""
+    """Return the tensors with the weights of chosen layers in int8, laid out as danqing has them."""
+    from danqing.models.quantised import rotation_block
+    from danqing.weights.quantise import NOTE, Kept, describe
+
     found = dict(tensors)
     for layer in chosen:
         rows, inner = tensors[f"{layer}.weight"].shape
         found[f"{layer}.weight"] = Random(shape=(rows, inner), kind="I8")
         scale = 1 / (_FLAT * math.sqrt(inner))
         found[f"{layer}.weight_scale"] = Random(shape=(rows, 1), kind="F32", mean=scale, spread=0.05 * scale)
+        note = describe(Kept("int8", rotation_block(inner)), inner).encode()
+        found[f"{layer}.{NOTE}"] = Random(shape=(len(note),), kind="U8", content=note)
     return found
 
 

@@ -137,6 +137,17 @@ def converted(model: "MMDiT", dtype: "torch.dtype") -> "MMDiT":
     return other.eval().requires_grad_(False)
 
 
+def quantised(model: "MMDiT") -> "MMDiT":
+    """Return the denoiser with the matrices of its blocks in 8 bits, those of modulation left as they are."""
+    from danqing.models.mmdit import is_modulation
+    from danqing.models.quantised import large_layers
+    from danqing.weights.quantise import with_quantised
+
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+    layers = [name for name in large_layers(shapes) if not is_modulation(f"{name}.weight")]
+    return with_quantised(model, dict.fromkeys(layers, "int8"))
+
+
 def ours(model, latents, prompts, table) -> Step:
     """Return our step: both branches in one forward."""
     import torch
