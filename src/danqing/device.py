@@ -105,6 +105,32 @@ def keep_freed_memory() -> bool:
     return all(told)
 
 
+def give_back_memory() -> None:
+    """Return what was freed to the system: the C library and CUDA's allocator keep some of it for later."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+class Upload:
+    """Copies from host memory to a CUDA device while it computes; no test runs this without such a device."""
+
+    def __init__(self, device: torch.device, size: int) -> None:
+        self.staging = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        self._stream = torch.cuda.Stream(device)
+
+    def free_when_done(self) -> None:
+        """Let copies from here on wait for what the device has been told to compute so far."""
+        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+
+    def send(self, target: torch.Tensor) -> None:
+        """Fill a buffer on the device with the staging area's first bytes; return when they are there."""
+        with torch.cuda.stream(self._stream):
+            target.copy_(self.staging[: len(target)], non_blocking=True)
+        self._stream.synchronize()
+
+
 def _host_memory(device: torch.device) -> MemoryReport:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

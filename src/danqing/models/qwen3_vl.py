@@ -48,7 +48,7 @@ class Qwen3VL(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where tokens and patches are read."""
-        return self.language.embed_tokens.weight.device
+        return self.language.norm.weight.device
 
     def forward(
         self,
@@ -119,8 +119,9 @@ class Qwen3VL(nn.Module):
     def _score(self, normed: Tensor) -> Tensor:
         if not self.has_head:
             raise ConfigError("this VLM was built without its head, build it with head=True to get logits")
-        head = self.language.embed_tokens if self.config.tie_embeddings else self.lm_head
-        return F.linear(normed, head.weight)
+        if self.config.tie_embeddings:
+            return F.linear(normed, self.language.embed_tokens.weight)
+        return self.lm_head(normed)
 
     def _embed(
         self, token_ids: Tensor, patches: Tensor | None, grid_thw: list[tuple[int, int, int]] | None

@@ -46,7 +46,7 @@ class VLM(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where tokens and patches are read."""
-        return self.model.embed_tokens.weight.device
+        return self.model.norm.weight.device
 
     def forward(
         self,
@@ -92,8 +92,9 @@ class VLM(nn.Module):
         """Score every token of the vocabulary as the next one."""
         if not self.has_head:
             raise ConfigError("this VLM was built without its head, build it with head=True to get logits")
-        head = self.model.embed_tokens if self.config.tie_embeddings else self.lm_head
-        return F.linear(features, head.weight)
+        if self.config.tie_embeddings:
+            return F.linear(features, self.model.embed_tokens.weight)
+        return self.lm_head(features)
 
     @torch.no_grad()
     def generate(

@@ -1,8 +1,10 @@
 """What a pipeline works with: the parts of one checkpoint, on one device, in one precision."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -19,7 +21,14 @@ from danqing.models.vae21 import VAE21, VAE21Config
 from danqing.pipelines.request import check_task
 from danqing.sampling.schedule import ScheduleConfig
 from danqing.weights.controlnets import check_fits, load_controlnet
+from danqing.weights.file_names import Part
 from danqing.weights.layouts import CheckpointInfo, Folder
+from danqing.weights.plan import MemoryPlan
+from danqing.weights.residency import Residency
+
+T = TypeVar("T")
+# The modulation of a schedule is computed once, so its layers need no room on the device.
+_SPARE = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +52,28 @@ class Components:
     """Adapters in the weights and their strengths; attached ones are known to the denoiser."""
     system_prompt: str | None = None
     """What the checkpoint itself tells its conditioner when a prompt is to be rewritten."""
+    residencies: Mapping[Part, Residency] = field(default_factory=dict)
+    """What keeps the weights of parts; those of a part without one are in memory at all times."""
+    vae_tile: int | None = None
+    """Side of the tiles a picture is decoded in, in latents; None decodes it whole."""
+
+    def stage(self, part: Part) -> AbstractContextManager[None]:
+        """Have the weights of a part in memory while it is used; see `Residency.stage`."""
+        found = self.residencies.get(part)
+        return nullcontext() if found is None else found.stage()
+
+    def hold(self, part: Part) -> AbstractContextManager[None]:
+        """Keep what stages inside read of a part until the end, see `Residency.hold`."""
+        found = self.residencies.get(part)
+        return nullcontext() if found is None else found.hold()
+
+    def at_once(self, part: Part, results: Iterator[T]) -> Iterable[T]:
+        """Return what a part makes: all of it now where it is dropped after use, else one by one."""
+        found = self.residencies.get(part)
+        if found is None or found.placement.kept:
+            return results
+        with found.hold():
+            return list(results)
 
     @property
     def patch(self) -> int:
@@ -63,39 +94,26 @@ def load_components(
     dtype: torch.dtype,
     controlnet: Path | None = None,
     tasks: Collection[str] | None = None,
+    plan: MemoryPlan | None = None,
 ) -> Components:
     """Load everything that `tasks` need, by default all those of the checkpoint, and no more.
 
-    The conditioner's vision tower is for those that see pictures, its head for those that write. Raises
-    RequestError for a task that the checkpoint cannot do.
+    The conditioner's vision tower is for those that see pictures, its head for those that write. With a plan
+    only what it keeps is read now, the rest when it is used; pictures are the same. Raises RequestError for a
+    task that the checkpoint cannot do.
     """
     info = folder.info()
     for task in tasks or ():
         check_task(info, task)
     if tasks is not None:
         info = replace(info, tasks=tuple(task for task in info.tasks if task in tasks))
-    # The modulation of a schedule is computed once, so its layers need no room on the device.
-    spare = torch.device("cpu")
-    transformer = folder.transformer(device, dtype, modulation=spare)
-    net = None
-    if controlnet is not None:
-        if not isinstance(transformer, MMDiT):
-            raise CheckpointError(
-                f"{info.name}: expected no ControlNet, found one; only 1.x is steered by them"
-            )
-        net = load_controlnet(controlnet, device, dtype, modulation=spare)
-        check_fits(net, transformer)
+    parts = _load_parts(folder, info, device, dtype, plan)
     return Components(
         info=info,
-        transformer=transformer,
-        controlnet=net,
-        vae=folder.vae(device, dtype),
-        vlm=folder.vlm(
-            device,
-            dtype,
-            vision=not {"edit", "describe", "layers"}.isdisjoint(info.tasks),
-            head=not {"describe", "layers", "enhance"}.isdisjoint(info.tasks),
-        ),
+        transformer=parts.transformer,
+        controlnet=_load_steering(controlnet, info, parts.transformer, device, dtype),
+        vae=parts.vae,
+        vlm=parts.vlm,
         tokenizer=Tokenizer.load(folder.tokenizer),
         schedule=folder.schedule(),
         device=device,
@@ -103,7 +121,61 @@ def load_components(
         batch_size=1 if device.type == "cpu" else 4,
         picture_limits=load_limits(folder),
         system_prompt=release_system_prompt(folder.path),
+        residencies=parts.residencies,
+        vae_tile=None if plan is None else plan.vae_tile,
     )
+
+
+class _Parts(NamedTuple):
+    transformer: MMDiT | SingleStream
+    vae: VAE | VAE21
+    vlm: Conditioner
+    residencies: Mapping[Part, Residency]
+
+
+def _load_parts(
+    folder: Folder,
+    info: CheckpointInfo,
+    device: torch.device,
+    dtype: torch.dtype,
+    plan: MemoryPlan | None,
+) -> _Parts:
+    vision = not {"edit", "describe", "layers"}.isdisjoint(info.tasks)
+    head = not {"describe", "layers", "enhance"}.isdisjoint(info.tasks)
+    if plan is None:
+        return _Parts(
+            folder.transformer(device, dtype, modulation=_SPARE),
+            folder.vae(device, dtype),
+            folder.vlm(device, dtype, vision=vision, head=head),
+            {},
+        )
+    transformer, denoiser = folder.placed_transformer(
+        plan.transformer, device, dtype, modulation=_SPARE, modulation_kept=plan.modulation_kept
+    )
+    vae, autoencoder = folder.placed_vae(plan.vae, device, dtype)
+    vlm, conditioner = folder.placed_vlm(plan.text_encoder, device, dtype, vision=vision, head=head)
+    residencies: dict[Part, Residency] = {
+        "transformer": denoiser,
+        "vae": autoencoder,
+        "text_encoder": conditioner,
+    }
+    return _Parts(transformer, vae, vlm, residencies)
+
+
+def _load_steering(
+    path: Path | None,
+    info: CheckpointInfo,
+    transformer: MMDiT | SingleStream,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> ControlNet | BlockwiseControlNet | None:
+    if path is None:
+        return None
+    if not isinstance(transformer, MMDiT):
+        raise CheckpointError(f"{info.name}: expected no ControlNet, found one; only 1.x is steered by them")
+    net = load_controlnet(path, device, dtype, modulation=_SPARE)
+    check_fits(net, transformer)
+    return net
 
 
 def load_limits(folder: Folder) -> PictureLimits:

@@ -6,10 +6,10 @@ A checkpoint also says how it wants to be used: sizes, steps, guidance, limits. 
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +25,15 @@ from danqing.models.vae import VAE, VAEConfig, fold
 from danqing.models.vae21 import VAE21, VAE21Config
 from danqing.models.vlm import VLM, VLMConfig
 from danqing.sampling.schedule import ScheduleConfig
-from danqing.weights.build import build
+from danqing.weights.build import Adapt, build
+from danqing.weights.file_names import Part
 from danqing.weights.parts import GivenParts
-from danqing.weights.store import Shards, read_json, write_json, write_shards
+from danqing.weights.plan import Format, Placement
+from danqing.weights.quantise import Quantised, chosen_layers, stored_layers, with_quantised
+from danqing.weights.residency import Residency, resident
+from danqing.weights.store import Shards, Source, read_json, write_json, write_shards
+
+M = TypeVar("M", bound=nn.Module)
 
 COMPONENTS = {
     "transformer": ("diffusers", "QwenImageTransformer2DModel"),
@@ -220,33 +226,58 @@ class Folder:
         self, device: torch.device, dtype: torch.dtype, *, modulation: torch.device | None = None
     ) -> MMDiT | SingleStream:
         """Build the denoiser, its modulation layers on a device of their own if one is given."""
-        is_modulation = single_stream.is_modulation if self.is_21 else mmdit.is_modulation
+        return self._build("transformer", self._new_transformer(), self._places(device, modulation), dtype)
 
-        def place(name: str) -> torch.device:
-            return modulation if modulation is not None and is_modulation(name) else device
-
-        source = self.given.source("transformer", self.path / "transformer", dtype)
-        return build(self.new_transformer, source, device=place, dtype=dtype)
+    def placed_transformer(
+        self,
+        placement: Placement,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        modulation: torch.device | None = None,
+        modulation_kept: bool = True,
+    ) -> tuple[MMDiT | SingleStream, Residency]:
+        """Return the denoiser and what keeps its weights as `placement` says, see `resident`."""
+        make, source = self._quantised("transformer", self._new_transformer(), dtype, placement.format)
+        return resident(
+            make,
+            source,
+            placement,
+            device=self._places(device, modulation),
+            dtype=dtype,
+            modulation_kept=modulation_kept,
+        )
 
     def new_transformer(self) -> MMDiT | SingleStream:
         """Return a denoiser of the checkpoint's sizes; on the meta device it needs no memory."""
+        return self._new_transformer()()
+
+    def _new_transformer(self) -> Callable[[], MMDiT | SingleStream]:
         config = self.config("transformer") | self.given.switches(str(self.index.get("_class_name")))
         if self.is_21:
-            return SingleStream(config_from_json(SingleStreamConfig, config))
-        return MMDiT(config_from_json(MMDiTConfig, config, ignored=_STRAY))
+            new = config_from_json(SingleStreamConfig, config)
+            return lambda: SingleStream(new)
+        old = config_from_json(MMDiTConfig, config, ignored=_STRAY)
+        return lambda: MMDiT(old)
 
     def vae(self, device: torch.device, dtype: torch.dtype) -> VAE | VAE21:
         """Build the autoencoder; 5-D kernels are folded to the 2-D ones a picture needs."""
-        config = self.vae_config()
-        vae = build(
-            lambda: VAE(config) if isinstance(config, VAEConfig) else VAE21(config),
-            self.given.source("vae", self.path / "vae", dtype),
-            device=device,
-            dtype=dtype,
-            adapt=fold,
-        )
-        nn.utils.convert_conv2d_weight_memory_format(vae, torch.channels_last)
+        vae = self._build("vae", self._new_vae(), lambda _: device, dtype, adapt=fold)
+        _channels_last(vae)
         return vae
+
+    def placed_vae(
+        self, placement: Placement, device: torch.device, dtype: torch.dtype
+    ) -> tuple[VAE | VAE21, Residency]:
+        """Return the autoencoder and what keeps its weights as `placement` says."""
+        make, source = self._new_vae(), self.given.source("vae", self.path / "vae", dtype)
+        return resident(
+            make, source, placement, device=device, dtype=dtype, adapt=fold, finish=_channels_last
+        )
+
+    def _new_vae(self) -> Callable[[], VAE | VAE21]:
+        config = self.vae_config()
+        return lambda: VAE(config) if isinstance(config, VAEConfig) else VAE21(config)
 
     def vae_config(self) -> VAEConfig | VAE21Config:
         """Return the sizes of the autoencoder."""
@@ -259,23 +290,65 @@ class Folder:
         self, device: torch.device, dtype: torch.dtype, *, vision: bool = False, head: bool = False
     ) -> VLM | Qwen3VL:
         """Build the conditioner; drawing from text needs neither its vision tower nor its head."""
+        make, unused = self._new_vlm(vision=vision, head=head)
+        return self._build("text_encoder", make, lambda _: device, dtype, unused=unused)
+
+    def placed_vlm(
+        self,
+        placement: Placement,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        vision: bool = False,
+        head: bool = False,
+    ) -> tuple[VLM | Qwen3VL, Residency]:
+        """Return the conditioner and what keeps its weights as `placement` says."""
+        made, unused = self._new_vlm(vision=vision, head=head)
+        make, source = self._quantised("text_encoder", made, dtype, placement.format)
+        return resident(make, source, placement, device=device, dtype=dtype, unused=unused)
+
+    def _new_vlm(self, *, vision: bool, head: bool) -> tuple[Callable[[], VLM | Qwen3VL], tuple[str, ...]]:
+        """Return what makes the conditioner, and how names of stored tensors start that it does not use."""
         config = self.config("text_encoder")
-        source = self.given.source("text_encoder", self.path / "text_encoder", dtype)
         eyes = "model.visual." if self.is_21 else "visual."
         unused = (() if vision else (eyes,)) + (() if head else ("lm_head.",))
         if self.is_21:
             new = Qwen3VLConfig.from_dict(config)
-            return build(
-                lambda: Qwen3VL(new, vision=vision, head=head),
-                source,
-                device=device,
-                dtype=dtype,
-                unused=unused,
-            )
+            return lambda: Qwen3VL(new, vision=vision, head=head), unused
         old = VLMConfig.from_dict(config)
-        return build(
-            lambda: VLM(old, vision=vision, head=head), source, device=device, dtype=dtype, unused=unused
-        )
+        return lambda: VLM(old, vision=vision, head=head), unused
+
+    def _places(self, device: torch.device, modulation: torch.device | None) -> Callable[[str], torch.device]:
+        is_modulation = single_stream.is_modulation if self.is_21 else mmdit.is_modulation
+
+        def place(name: str) -> torch.device:
+            return modulation if modulation is not None and is_modulation(name) else device
+
+        return place
+
+    def _build(
+        self,
+        part: Part,
+        make: Callable[[], M],
+        place: Callable[[str], torch.device],
+        dtype: torch.dtype,
+        *,
+        adapt: Adapt | None = None,
+        unused: tuple[str, ...] = (),
+    ) -> M:
+        make, source = self._quantised(part, make, dtype, "plain")
+        return build(make, source, device=place, dtype=dtype, adapt=adapt, unused=unused)
+
+    def _quantised(
+        self, part: Part, make: Callable[[], M], dtype: torch.dtype, format: Format
+    ) -> tuple[Callable[[], M], Source]:
+        """Return what makes a part, and its source; large layers in `format`, or as they are if smaller."""
+        given = self.given.source(part, self.path / part, dtype)
+        source = Shards.open(given) if isinstance(given, Path) else given
+        layers = chosen_layers(source, format)
+        if not layers and not stored_layers(source):
+            return make, source
+        return lambda: with_quantised(make(), layers), Quantised(source, layers)
 
 
 def write_folder(
@@ -332,6 +405,10 @@ def write_released_copy(source: Folder, path: Path) -> None:
     state = {name: fold(name, tensor) for name, tensor in shards.read(shards.tensors)}
     folded = {name: tensor for name, tensor in state.items() if tensor is not None}
     write_shards(path / "vae", "diffusion_pytorch_model", _released(source.vae_config(), folded))
+
+
+def _channels_last(vae: nn.Module) -> None:
+    nn.utils.convert_conv2d_weight_memory_format(vae, torch.channels_last)
 
 
 def _released(config: VAEConfig | VAE21Config, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

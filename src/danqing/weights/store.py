@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -62,6 +62,15 @@ class Source(Protocol):
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         """Yield the named tensors, one in memory at a time."""
 
+
+@runtime_checkable
+class DirectSource(Protocol):
+    """A source that can do without tensors of its own."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """See `Source`."""
+
     def read_into(self, targets: Mapping[str, Tensor]) -> None:
         """Fill contiguous tensors in host memory, of the stored shapes and of any type, by name."""
 
@@ -72,8 +81,10 @@ class Source(Protocol):
 class Shards:
     """All tensors of one component in safetensors files."""
 
-    def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
+    def __init__(self, tensors: Mapping[str, TensorInfo], where: str = "") -> None:
         self.tensors = dict(tensors)
+        self.where = where
+        """The folder, for errors."""
 
     @classmethod
     def open(cls, folder: Path) -> "Shards":
@@ -96,12 +107,7 @@ class Shards:
                         f"and {file.name}; remove the stale shards"
                     )
                 tensors[name] = TensorInfo(file, entry.shape, entry.dtype, entry.start)
-        return cls(tensors)
-
-    @property
-    def where(self) -> str:
-        """The folders, for errors."""
-        return ", ".join(dict.fromkeys(str(info.file.parent) for info in self.tensors.values()))
+        return cls(tensors, str(folder))
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         """Yield the named tensors file by file, one in memory at a time."""
