@@ -48,8 +48,8 @@ def load_adapter(path: Path, model: nn.Module, *, dtype: torch.dtype = torch.flo
                 name: _finite(file, factor.key, handle.get_tensor(factor.key))
                 for name, factor in change.factors.items()
             }
-            delta = _delta(tensors, scale_of(change, tensors.get("alpha")))
-            parts = zip(change.layers, _split(file, delta, len(change.layers)), strict=True)
+            delta = delta_of(tensors, scale_of(change, tensors.get("alpha")))
+            parts = zip(change.layers, split_delta(file, delta, len(change.layers)), strict=True)
             adapter |= {layer: part.to(dtype).requires_grad_(False) for layer, part in parts}
         texts = sum(key.startswith(TEXT_ENCODER_PREFIXES) for key in handle.keys())  # noqa: SIM118
     if texts:
@@ -111,8 +111,8 @@ def save_adapter(
         raise RequestError(f"{path}: expected an adapter that changes something, found an empty one")
     tensors = {}
     for layer, delta in adapter.items():
-        start = WRITTEN[dialect]["layer"].format(layer=layer, flat=layer.replace(".", "_"))
-        for end, tensor in _written(path, delta, dialect).items():
+        start = written_layer(layer, dialect)
+        for end, tensor in written_tensors(path, delta, dialect).items():
             keep = dtype is None or end == "alpha"
             tensors[f"{start}.{end}"] = tensor if keep else tensor.to(dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,14 +129,8 @@ def lightning_steps(path: Path) -> int | None:
     return int(said) if re.fullmatch("[1-9][0-9]?", said) else None
 
 
-def _finite(file: Path, key: str, tensor: Tensor) -> Tensor:
-    tensor = tensor.float()
-    if not tensor.isfinite().all():
-        raise CheckpointError(f"{file}: {key}: expected finite numbers, found others; the file is broken")
-    return tensor
-
-
-def _delta(tensors: Mapping[str, Tensor], scale: float) -> Delta:
+def delta_of(tensors: Mapping[str, Tensor], scale: float) -> Delta:
+    """Return the change that the factors of a layer make, by their names in `adapter_names`."""
     bias = tensors.get("bias")
     if "down" in tensors:
         if "up_bias" in tensors:
@@ -157,8 +151,20 @@ def _delta(tensors: Mapping[str, Tensor], scale: float) -> Delta:
     return Kronecker(first, second, scale=scale)
 
 
-def _split(file: Path, delta: Delta, parts: int) -> list[Delta]:
-    """Return the change of a fused layer as those of its equal parts."""
+def written_layer(layer: str, dialect: Dialect) -> str:
+    """Return what a dialect calls a layer."""
+    return WRITTEN[dialect]["layer"].format(layer=layer, flat=layer.replace(".", "_"))
+
+
+def _finite(file: Path, key: str, tensor: Tensor) -> Tensor:
+    tensor = tensor.float()
+    if not tensor.isfinite().all():
+        raise CheckpointError(f"{file}: {key}: expected finite numbers, found others; the file is broken")
+    return tensor
+
+
+def split_delta(file: Path, delta: Delta, parts: int) -> list[Delta]:
+    """Return the change of a fused layer as those of its equal parts; raise where it has none."""
     if parts == 1:
         return [delta]
     biases = [None] * parts if delta.bias is None else delta.bias.detach().chunk(parts)
@@ -182,8 +188,8 @@ def _split(file: Path, delta: Delta, parts: int) -> list[Delta]:
     )
 
 
-def _written(path: Path, delta: Delta, dialect: Dialect) -> dict[str, Tensor]:
-    """Return the tensors of one layer by the ends of their names."""
+def written_tensors(path: Path, delta: Delta, dialect: Dialect) -> dict[str, Tensor]:
+    """Return the tensors of one layer by the ends of their names; raise for what a dialect cannot say."""
     if isinstance(delta, LowRank):
         down, up = WRITTEN[dialect]["down"], WRITTEN[dialect]["up"]
         if dialect == "diffusers":

@@ -19,6 +19,7 @@ from danqing.errors import RequestError, ResourceError
 from danqing.weights.convert_source import Origin, PartSource
 from danqing.weights.file_names import ZERO_COND, Cut, Part, Spelling, stored
 from danqing.weights.packing import Item, Precision, check_precision, marker, safetensors_items, wanted
+from danqing.weights.releases import OWN_RELEASE
 from danqing.weights.store import write_json
 from danqing.weights.streaming import (
     Readable,
@@ -239,7 +240,7 @@ def file_metadata(origin: Origin, precision: str) -> dict[str, str]:
     if title is not None:
         said["modelspec.title"] = title
     if origin.release is not None:
-        said["danqing.release"] = origin.release
+        said[OWN_RELEASE] = origin.release
     if origin.licence is not None:
         said["modelspec.license"] = origin.licence
     if origin.folder is not None:

@@ -8,6 +8,7 @@ from danqing.weights.convert import NewFile, Parts, Plan, Value, part_tensors, r
 from danqing.weights.convert_source import Origin, PartSource
 from danqing.weights.file_names import ZERO_COND, Part, is_eye
 from danqing.weights.packing import Item, Precision, check_precision, gguf_items, import_gguf, marker
+from danqing.weights.releases import OWN_RELEASE
 
 _QUANTISED_NAME = re.compile(r"[-_]q[0-9]_[a-z0-9_]{1,8}$", re.IGNORECASE)
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "BF16": 32}  # what llama.cpp calls a whole file
@@ -92,7 +93,7 @@ def _metadata(origin: Origin, items: list[Item], precision: str) -> dict[str, Va
     if name is not None:
         said["general.name"] = name
     if origin.release is not None:
-        said["danqing.release"] = origin.release
+        said[OWN_RELEASE] = origin.release
     if origin.licence is not None:
         said["general.license"] = origin.licence
     return said | {"danqing.precision": precision}

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,6 +85,14 @@ class Origin:
         """Parts that can be read."""
         return PARTS if self.folder is not None else tuple(self.files)
 
+    def called(self, release: str) -> "Origin":
+        """Return the same under the release it is said to be of; raises where it cannot be that one."""
+        family = str(self.folder.index.get("_class_name")) if self.folder is not None else None
+        switched = self.zero_cond is not None and self.zero_cond != (release == ZERO_COND_RELEASE)
+        if family is not None and (PIPELINES[release] != family or (family == _EDIT_PLUS and switched)):
+            raise RequestError(f"release: expected one of a {family} like {self.name}, found {release}")
+        return replace(self, release=release)
+
     def part(self, part: Part) -> PartSource:
         """Open a part; reads headers. Raises CheckpointError where it is missing or broken."""
         if part not in self.parts:
@@ -144,12 +152,13 @@ def file_origin(file: Path, *, like: Folder | None, release: str | None) -> Orig
         )
     check_belongs(file, found, release)
     known = release or found.release
+    switched = "transformer" in held and (known is None or PIPELINES[known] != "QwenImage21Pipeline")
     return Origin(
         name=file.name,
         folder=None,
         files=dict.fromkeys(held, (file,)),
         release=known,
-        zero_cond=zero_cond_of(header, release) if "transformer" in held else None,
+        zero_cond=zero_cond_of(header, known) if switched else None,
         licence=LICENCES.get(known) if known else _said_licence(header, found),
         carried=_carried(header),
     )

@@ -7,7 +7,7 @@ inside the network. Where the file does not say which it is, nothing is guessed:
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from danqing.errors import RequestError
@@ -31,6 +31,9 @@ PIPELINES = {
 LICENCES = dict.fromkeys(tuple(PIPELINES)[:6], "Apache-2.0")
 LICENCES |= dict.fromkeys(tuple(PIPELINES)[6:], "Qwen Research License")
 ZERO_COND_RELEASE = "Qwen-Image-Edit-2511"
+OWN_RELEASE = "danqing.release"
+"""Metadata of a file that danqing wrote: the release it is of, without a doubt."""
+_UNKNOWN = "its tensors do not show which: say --release"
 _SAME_TENSORS = tuple(PIPELINES)[:5]
 _21 = ("Qwen-Image-2.1", "Qwen-Image-2.1-Turbo")
 _ALL_1X = tuple(PIPELINES)[:6]
@@ -71,7 +74,14 @@ def check_release(name: str | None) -> None:
 
 
 def identify(header: Header) -> Found:
-    """Tell what a file is from its header alone."""
+    """Tell what a file is from its header alone; one that danqing converted says its release."""
+    found, said = _identified(header), header.metadata.get(OWN_RELEASE)
+    if not isinstance(said, str) or said not in found.releases:
+        return found
+    return replace(found, releases=(said,), about="" if found.about == _UNKNOWN else found.about)
+
+
+def _identified(header: Header) -> Found:
     names = header.tensors.keys()
     if any(_ADAPTER.search(name) for name in names):
         return _adapter(header)
@@ -119,7 +129,7 @@ def _network(header: Header, own: Mapping[str, str]) -> Found:
         named = _titled(header, _SAME_TENSORS)
         if zero is False:
             named = tuple(one for one in named if one != ZERO_COND_RELEASE)
-        about = "" if len(named) == 1 else "its tensors do not show which: say --release"
+        about = "" if len(named) == 1 else _UNKNOWN
         return Found(kind="transformer", releases=named, about=about)
     for first in ("encoder.conv1.weight", "encoder.conv_in.weight"):
         if first in own and any(one.startswith("decoder.") for one in own):
