@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from danqing.errors import ConfigError, RequestError
+from danqing.models.quantised import QuantisedLinear
 
 
 class LowRank(nn.Module):
@@ -148,11 +149,11 @@ Adapter = Mapping[str, Delta]
 class Adapted(nn.Module):
     """A linear layer with deltas beside it, in its place and under its parameter names."""
 
-    base: nn.Linear
+    base: nn.Linear | QuantisedLinear
     weight: Tensor
     bias: Tensor | None
 
-    def __init__(self, base: nn.Linear) -> None:
+    def __init__(self, base: nn.Linear | QuantisedLinear) -> None:
         super().__init__()
         # The layer keeps its tensors in the same dictionaries, so their names stay those of the checkpoint,
         # whatever moves or replaces them does so for both, and taking the deltas off is putting it back.
@@ -173,18 +174,19 @@ class Adapted(nn.Module):
         return out
 
 
-Layer = nn.Linear | Adapted
+Layer = nn.Linear | QuantisedLinear | Adapted
 
 
 def linears(model: nn.Module) -> dict[str, Layer]:
     """Return the layers of a model that an adapter can change, by name."""
-    return {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear | Adapted)}
+    return {name: part for name, part in model.named_modules() if isinstance(part, Layer)}
 
 
 def attach(model: nn.Module, adapter: Adapter, *, name: str, strength: float = 1.0) -> list[str]:
     """Put the deltas of an adapter beside their layers; return the names of these layers.
 
-    Deltas move to their layer's device, keep their precision, and train if they require gradients. Raises
+    Deltas move to their layer's device (those of a layer whose weights are not in memory stay where they are),
+    keep their precision, and train if they require gradients. Raises
     RequestError for a name that is taken, ConfigError where a delta does not fit.
     """
     if name in strengths(model):
@@ -197,7 +199,7 @@ def attach(model: nn.Module, adapter: Adapter, *, name: str, strength: float = 1
         if not isinstance(layer, Adapted):
             layer = Adapted(layer)
             model.set_submodule(place, layer)
-        layer.deltas.append(delta.to(layer.weight.device))
+        layer.deltas.append(delta if layer.weight.is_meta else delta.to(layer.weight.device))
         layer.strengths[name] = strength
     return list(adapter)
 
@@ -234,12 +236,14 @@ def strengths(model: nn.Module) -> dict[str, float]:
 def merge(model: nn.Module, adapters: Sequence[tuple[Adapter, float]]) -> None:
     """Add adapters times their strengths to the weights: all of a layer's in fp32, rounded once.
 
-    Raises ConfigError where a delta does not fit, or has a bias and its layer none.
+    Raises ConfigError where a delta does not fit, or has a bias and its layer none, or where the layer's
+    weights are quantised.
     """
     found = linears(model)
     for adapter, _ in adapters:
         for place, delta in adapter.items():
             _check_fits(found, place, delta)
+            _check_plain(found[place], place)
             if delta.bias is not None and found[place].bias is None:
                 raise ConfigError(f"{place}: expected a layer with a bias to merge into; attach instead")
     for place in dict.fromkeys(place for adapter, _ in adapters for place in adapter):
@@ -363,6 +367,15 @@ def _check_attached(model: nn.Module, name: str) -> None:
     if name not in (known := strengths(model)):
         raise RequestError(
             f"adapter {name}: expected one that is attached, found none; known: {', '.join(known) or 'none'}"
+        )
+
+
+def _check_plain(layer: Layer, place: str) -> None:
+    kept = layer.base if isinstance(layer, Adapted) else layer
+    if isinstance(kept, QuantisedLinear):
+        raise ConfigError(
+            f"{place}: expected plain weights to merge into, found {kept.bits}-bit ones; attach the adapter "
+            "instead, or merge before the weights are quantised"
         )
 
 

@@ -31,10 +31,12 @@ _GROUPS = (32, 16)
 _LARGE = re.compile(
     r"(?:^|\.)(?:transformer_blocks|model\.layers|language_model\.layers|visual\.blocks)\.\d+\."
 )
-_TOKENS = 32  # rotated at once, in fp32: what fits into a core's cache
-_ROWS = {"cpu": 256}  # of tokens multiplied at once
+_CACHED = 2**17  # fp32 numbers worked on at once by a core: what its cache holds twice
+_PRODUCTS = 3 * 2**20  # products kept at once on a CPU, and at least those of so many tokens
+_ROWS = 256
 _ROWS_ELSEWHERE = 4096
 _CHANNELS = 1024  # of a 4-bit weight unpacked at once
+_TINY = 1e-30  # a scale of rows of zeros
 _EXACT = 1024  # products of two bytes whose sum fp32 holds exactly
 
 
@@ -66,6 +68,7 @@ class Int8Linear(nn.Module):
     after each other (queries, keys and values) share its rotation and quantisation.
     """
 
+    bits = 8
     stored_dtypes = MappingProxyType({"weight": torch.int8, "weight_scale": torch.float32})
 
     def __init__(self, dim_in: int, dim_out: int, *, bias: bool, block: int | None = None) -> None:
@@ -81,21 +84,20 @@ class Int8Linear(nn.Module):
         """Return the layer's output in the precision of `x`; for its memory see `working_bytes`."""
         _refuse_gradients(x)
         tokens = _seen.quantised(x, self.block)
-        out = x.new_empty(len(tokens.values), self.out_features)
+        count, dim_out = len(tokens.values), self.out_features
+        out = x.new_empty(count, dim_out)
         scale = self.weight_scale.float().reshape(1, -1)
         bias = None if self.bias is None else self.bias.float()
-        step = _ROWS.get(x.device.type, _ROWS_ELSEWHERE)
-        for start in range(0, len(out), step):
-            part = slice(start, start + step)
-            products = _int_matmul(tokens.values[part], self.weight)
-            for rows in _runs(len(products), _TOKENS if x.device.type == "cpu" else step):
-                wide, own = products[rows] * scale, tokens.scale[part][rows]
-                target = out[part][rows]
-                if bias is None:
-                    torch.mul(wide, own, out=wide)
-                else:
-                    torch.addcmul(bias, wide, own, out=wide)
-                target.copy_(wide)
+        step, inner = _products_at_once(dim_out, x.device), _rows_at_once(dim_out, x.device)
+        products = torch.empty(min(step, count), dim_out, dtype=torch.int32, device=x.device)
+        wide = torch.empty(min(inner, count), dim_out, device=x.device)
+        for part in _runs(count, step):
+            _int_matmul(tokens.values[part], self.weight, out=(block := products[: part.stop - part.start]))
+            for rows in _runs(len(block), inner):
+                some = torch.mul(block[rows], scale, out=wide[: rows.stop - rows.start])
+                own = tokens.scale[part][rows]
+                torch.mul(some, own, out=some) if bias is None else torch.addcmul(bias, some, own, out=some)
+                out[part][rows] = some
         return out.unflatten(0, x.shape[:-1]) if x.dim() != 2 else out
 
     def plain_weight(self) -> Float[Tensor, "dim_out dim_in"]:
@@ -110,6 +112,7 @@ class Int8Linear(nn.Module):
 class Int4Linear(nn.Module):
     """A linear layer with weights of 4 bits, two in a byte; tokens keep their precision."""
 
+    bits = 4
     stored_dtypes = MappingProxyType({"weight": torch.uint8, "weight_scale": torch.float16})
 
     def __init__(self, dim_in: int, dim_out: int, *, bias: bool, block: int | None = None) -> None:
@@ -148,16 +151,14 @@ QuantisedLinear = Int8Linear | Int4Linear
 
 def working_bytes(layer: QuantisedLinear, tokens: int, dtype: torch.dtype, device: torch.device) -> int:
     """Return what a forward of so many tokens holds at most beside its input, its output and the weights."""
-    cpu = device.type == "cpu"
-    rows = min(tokens, _TOKENS if cpu else tokens)
-    rotation = 3 * 4 * rows * layer.in_features
+    dim_in, dim_out = layer.in_features, layer.out_features
+    rotation = 2 * 4 * dim_in * min(tokens, _rows_at_once(dim_in, device))
     if isinstance(layer, Int4Linear):
-        unpacked = min(layer.out_features, _CHANNELS) * layer.in_features * (1 + 2 * dtype.itemsize)
-        part = min(layer.out_features, _CHANNELS) * tokens * dtype.itemsize
-        return tokens * layer.in_features * dtype.itemsize + max(rotation, unpacked + part)
-    at_once = min(tokens, _ROWS["cpu"] if cpu else _ROWS_ELSEWHERE)
-    products = 4 * layer.out_features * (at_once + 2 * min(at_once, rows))
-    return tokens * (layer.in_features + 4) + max(rotation, products)
+        channels = min(dim_out, _CHANNELS)
+        part = channels * (2 * dim_in * dtype.itemsize + tokens * dtype.itemsize)
+        return tokens * dim_in * dtype.itemsize + max(rotation, part)
+    products = min(tokens, _products_at_once(dim_out, device)) + min(tokens, _rows_at_once(dim_out, device))
+    return tokens * (dim_in + 4) + max(rotation, 4 * dim_out * products)
 
 
 def quantise_int8(
@@ -220,9 +221,9 @@ def rotated(rows: Float[Tensor, "rows dim"], block: int) -> Float[Tensor, "rows 
     """Return rows rotated in blocks, in their own precision; twice is the identity."""
     if block == 1:
         return rows
-    out = torch.empty_like(rows)
-    for part in _runs(len(rows), _TOKENS if rows.device.type == "cpu" else max(len(rows), 1)):
-        out[part] = _rotated_part(rows[part], block)
+    out = torch.empty_like(rows, memory_format=torch.contiguous_format)
+    for part, wide in _rotated_parts(rows, block):
+        out[part] = wide
     return out
 
 
@@ -236,28 +237,35 @@ class _Rows(NamedTuple):
 def _quantised_rows(rows: Float[Tensor, "rows dim"], block: int) -> _Rows:
     values = torch.empty(rows.shape, dtype=torch.int8, device=rows.device)
     scale = torch.empty(len(rows), 1, device=rows.device)
-    for part in _runs(len(rows), _TOKENS if rows.device.type == "cpu" else max(len(rows), 1)):
-        wide = _rotated_part(rows[part], block)
-        torch.amax(wide.abs(), dim=1, keepdim=True, out=scale[part])
-        scale[part].div_(127).clamp_min_(1e-30)
-        values[part] = (wide / scale[part]).round_()
+    for part, wide in _rotated_parts(rows, block):
+        own = torch.maximum(wide.amax(1, keepdim=True), -wide.amin(1, keepdim=True))
+        scale[part] = own = own.div_(127).clamp_min_(_TINY)
+        values[part] = wide.div_(own).round_()
     return _Rows(values, scale)
 
 
-def _rotated_part(rows: Tensor, block: int) -> Tensor:
-    """Return a few rows rotated in fp32: a block is a small grid, turned from both sides.
+def _rotated_parts(rows: Tensor, block: int) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the places of a few rows, and these rotated in fp32, valid until the next ones.
 
-    One multiplication a block: its result cannot depend on how many blocks there are.
+    A block is a small grid, turned from both sides. Each has a multiplication of its own, whose result
+    cannot depend on how many blocks there are.
     """
-    wide = rows.float()
-    if block == 1:
-        return wide
+    step, dim = min(_rows_at_once(rows.shape[1], rows.device), len(rows)), rows.shape[1]
     inner = min(block, 16)
-    grids = wide.reshape(-1, block // inner, inner)
-    turned = torch.bmm(grids, _hadamard(inner, rows.device).expand(len(grids), -1, -1))
-    if block > inner:
-        turned = torch.bmm(_hadamard(block // inner, rows.device).expand(len(grids), -1, -1), turned)
-    return turned.view(rows.shape)
+    sides = (block // inner, inner)
+    given, turned = (torch.empty(step, dim, device=rows.device) for _ in range(2))
+    for part in _runs(len(rows), step):
+        count = part.stop - part.start
+        wide = given[:count].copy_(rows[part])
+        if block > 1:
+            right = _hadamard(inner, rows.device).expand(count * dim // block, -1, -1)
+            torch.bmm(wide.view(-1, *sides), right, out=turned[:count].view(-1, *sides))
+            wide = turned[:count]
+        if block > inner:
+            left = _hadamard(block // inner, rows.device).expand(count * dim // block, -1, -1)
+            torch.bmm(left, wide.view(-1, *sides), out=given[:count].view(-1, *sides))
+            wide = given[:count]
+        yield part, wide
 
 
 @cache
@@ -300,18 +308,20 @@ class _LastInput(threading.local):
 _seen = _LastInput()
 
 
-def _int_matmul(tokens: Int8[Tensor, "rows dim_in"], weight: Int8[Tensor, "dim_out dim_in"]) -> Tensor:
-    """Return tokens times the transposed weight in int32, exactly, on every device."""
+def _int_matmul(
+    tokens: Int8[Tensor, "rows dim_in"], weight: Int8[Tensor, "dim_out dim_in"], *, out: Tensor
+) -> None:
+    """Fill `out` with tokens times the transposed weight in int32, exactly, on every device."""
     rows, (dim_out, dim_in) = len(tokens), weight.shape
     if tokens.device.type == "cpu":
-        return torch._int_mm(tokens, weight.t())
-    if tokens.device.type == "cuda" and dim_in % 8 == dim_out % 8 == 0:
+        torch._int_mm(tokens, weight.t(), out=out)
+    elif tokens.device.type == "cuda" and dim_in % 8 == dim_out % 8 == 0:
         padded = F.pad(tokens, (0, 0, 0, max(32 - rows, 0)))  # the kernel wants more than 16 rows
-        return torch._int_mm(padded, weight.t())[:rows]
-    total = torch.zeros(rows, dim_out, dtype=torch.int32, device=tokens.device)
-    for part in _runs(dim_in, _EXACT):
-        total += (tokens[:, part].float() @ weight[:, part].float().t()).to(torch.int32)
-    return total
+        out.copy_(torch._int_mm(padded, weight.t())[:rows])
+    else:
+        out.zero_()
+        for part in _runs(dim_in, _EXACT):
+            out += (tokens[:, part].float() @ weight[:, part].float().t()).to(torch.int32)
 
 
 def _unpacked(packed: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -321,6 +331,14 @@ def _unpacked(packed: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     values[..., 1] = packed >> 4
     groups = values.view(*scale.shape, -1).sub_(8)
     return groups.mul_(scale.to(dtype).unsqueeze(-1)).flatten(1)
+
+
+def _rows_at_once(dim: int, device: torch.device) -> int:
+    return max(4, _CACHED // dim) if device.type == "cpu" else _ROWS_ELSEWHERE
+
+
+def _products_at_once(dim_out: int, device: torch.device) -> int:
+    return max(_ROWS, _PRODUCTS // dim_out) if device.type == "cpu" else _ROWS_ELSEWHERE
 
 
 def _runs(length: int, step: int) -> Iterator[slice]:
