@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from danqing.errors import CheckpointError, RequestError
-from danqing.models.lora import set_strength, strengths
+from danqing.models.lora import Adapted, set_strength, strengths
 from danqing.pipelines.components import Components
 from danqing.sampling.schedule import LIGHTNING
 from danqing.weights.adapters import adapt, check_adapter, lightning_steps
@@ -86,9 +86,20 @@ def check_adapters(folder: Folder, files: AdapterFiles) -> None:
 def with_adapters(components: Components, files: AdapterFiles) -> Components:
     """Return the checkpoint with adapters attached to its denoiser, or merged into it.
 
-    The denoiser itself is changed. Raises CheckpointError for files that do not fit, and changes nothing.
+    The denoiser itself is changed. Raises CheckpointError for files that do not fit, RequestError for merging
+    into weights that do not stay in memory; then nothing is changed.
     """
+    residency = components.residencies.get("transformer")
+    if files.chosen and files.merged and residency is not None and not residency.whole:
+        raise RequestError(
+            "merging adapters: expected a denoiser that stays in memory, found a plan that reads it when it "
+            "runs; attach the adapters instead, or give more memory"
+        )
     named = adapt(components.transformer, files.chosen, dtype=components.dtype, merged=files.merged)
+    if residency is not None:
+        for name, layer in components.transformer.named_modules():
+            if isinstance(layer, Adapted):  # of a layer that is on disk they did not know where to go
+                layer.deltas.to(residency.device_of(f"{name}.weight"))
     info = files.settle(components.info)
     schedule = components.schedule if files.lightning is None else LIGHTNING
     merged = {**components.merged_loras, **(named if files.merged else {})}

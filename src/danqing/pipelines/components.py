@@ -142,18 +142,14 @@ def _load_parts(
 ) -> _Parts:
     vision = not {"edit", "describe", "layers"}.isdisjoint(info.tasks)
     head = not {"describe", "layers", "enhance"}.isdisjoint(info.tasks)
-    if plan is None:
-        return _Parts(
-            folder.transformer(device, dtype, modulation=_SPARE),
-            folder.vae(device, dtype),
-            folder.vlm(device, dtype, vision=vision, head=head),
-            {},
-        )
+    vlm, conditioner = load_conditioner(folder, device, dtype, plan, vision=vision, head=head)
+    if plan is None or conditioner is None:
+        transformer = folder.transformer(device, dtype, modulation=_SPARE)
+        return _Parts(transformer, folder.vae(device, dtype), vlm, {})
     transformer, denoiser = folder.placed_transformer(
         plan.transformer, device, dtype, modulation=_SPARE, modulation_kept=plan.modulation_kept
     )
     vae, autoencoder = folder.placed_vae(plan.vae, device, dtype)
-    vlm, conditioner = folder.placed_vlm(plan.text_encoder, device, dtype, vision=vision, head=head)
     residencies: dict[Part, Residency] = {
         "transformer": denoiser,
         "vae": autoencoder,
@@ -176,6 +172,21 @@ def _load_steering(
     net = load_controlnet(path, device, dtype, modulation=_SPARE)
     check_fits(net, transformer)
     return net
+
+
+def load_conditioner(
+    folder: Folder,
+    device: torch.device,
+    dtype: torch.dtype,
+    plan: MemoryPlan | None,
+    *,
+    vision: bool,
+    head: bool,
+) -> tuple[Conditioner, Residency | None]:
+    """Load what reads prompts, sees and speaks, and return it with what keeps its weights by a plan."""
+    if plan is None:
+        return folder.vlm(device, dtype, vision=vision, head=head), None
+    return folder.placed_vlm(plan.text_encoder, device, dtype, vision=vision, head=head)
 
 
 def load_limits(folder: Folder) -> PictureLimits:

@@ -1,6 +1,7 @@
 """Pictures and a question to a text: the conditioner of a checkpoint answers by itself."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,10 +14,12 @@ from danqing.conditioning.text import Conditioner, picture_patches, picture_toke
 from danqing.conditioning.tokenizer import Tokenizer
 from danqing.errors import RequestError
 from danqing.models.qwen3_vl import Qwen3VL
-from danqing.pipelines.components import Components, load_limits
+from danqing.pipelines.components import Components, load_conditioner, load_limits
 from danqing.pipelines.request import MAX_PROMPT_CHARACTERS, check_given, check_task
 from danqing.rng import check_seed, fresh_seed
 from danqing.weights.layouts import CheckpointInfo, Folder
+from danqing.weights.plan import MemoryPlan
+from danqing.weights.residency import Residency
 
 MAX_TOKENS = 32768
 _STOPS = ("<|im_end|>", "<|endoftext|>")
@@ -77,17 +80,23 @@ class Describer:
     vlm: Conditioner
     tokenizer: Tokenizer
     picture_limits: PictureLimits
+    residency: Residency | None = None
+    """What keeps the weights; None where they are in memory at all times."""
 
 
-def load_describer(folder: Folder, *, device: torch.device, dtype: torch.dtype) -> Describer:
+def load_describer(
+    folder: Folder, *, device: torch.device, dtype: torch.dtype, plan: MemoryPlan | None = None
+) -> Describer:
     """Load the conditioner of a checkpoint with its eyes and its tongue, and nothing that draws."""
     info = folder.info()
     check_task(info, "describe")
+    vlm, residency = load_conditioner(folder, device, dtype, plan, vision=True, head=True)
     return Describer(
         info=info,
-        vlm=folder.vlm(device, dtype, vision=True, head=True),
+        vlm=vlm,
         tokenizer=Tokenizer.load(folder.tokenizer),
         picture_limits=load_limits(folder),
+        residency=residency,
     )
 
 
@@ -99,6 +108,7 @@ def describer_of(components: Components) -> Describer:
         vlm=components.vlm,
         tokenizer=components.tokenizer,
         picture_limits=components.picture_limits,
+        residency=components.residencies.get("text_encoder"),
     )
 
 
@@ -124,16 +134,17 @@ def describe(describer: Describer, request: DescribeRequest) -> Iterator[str]:
             f"{len(token_ids)} and {request.max_tokens} to answer; give fewer or smaller pictures"
         )
     generator = None if request.seed is None else torch.Generator().manual_seed(request.seed)
-    answer = vlm.generate(
-        token_ids,
-        max_new_tokens=request.max_tokens,
-        stop=[tokenizer.token_id(name) for name in _STOPS],
-        temperature=request.temperature,
-        generator=generator,
-        patches=patches.to(vlm.device),
-        grid_thw=grid_thw,
-    )
-    yield from spoken(tokenizer, answer)
+    with nullcontext() if describer.residency is None else describer.residency.stage():
+        answer = vlm.generate(
+            token_ids,
+            max_new_tokens=request.max_tokens,
+            stop=[tokenizer.token_id(name) for name in _STOPS],
+            temperature=request.temperature,
+            generator=generator,
+            patches=patches.to(vlm.device),
+            grid_thw=grid_thw,
+        )
+        yield from spoken(tokenizer, answer)
 
 
 def spoken(tokenizer: Tokenizer, token_ids: Iterable[int]) -> Iterator[str]:

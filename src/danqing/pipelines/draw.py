@@ -17,7 +17,7 @@ from danqing.pipelines.documents import flatten
 from danqing.pipelines.job import Job, Settings
 from danqing.pipelines.predict import Predict, predict
 from danqing.pipelines.request import DrawRequest
-from danqing.sampling.denoise import VelocityFn, denoise
+from danqing.sampling.denoise import Step, VelocityFn, denoise
 from danqing.sampling.guidance import guided
 from danqing.sampling.path import interpolate, velocity_target
 from danqing.sampling.schedule import sigma_grid
@@ -75,17 +75,10 @@ def _draw(components: Components, jobs: Sequence[Job]) -> Iterator[Progress]:
     noise = torch.cat([job.noise for job in jobs]).to(components.device)
     known = _joined([job.known for job in jobs], components.device)
     latents = noise if known is None else interpolate(known, noise, sigmas[:1].to(noise).expand(len(jobs)))
-    # 3. The velocity the solver follows: the network's, guided, and straight back where a picture is kept.
-    velocity = _guided(predict(components, jobs, sigmas), settings)
     mask = _joined([job.mask for job in jobs], components.device)
-    if mask is not None and known is not None:
-        velocity = _keeping(velocity, mask, velocity_target(known, noise))
-    # 4. Denoise, then decode one by one.
-    for step in denoise(velocity, latents, sigmas.to(components.device), solver=settings.solver):
-        done = step.number == len(sigmas) - 1
-        rows = step.latents.split(1) if done else ()
-        drawn = [_drawn(components, job, row) for job, row in zip(jobs, rows, strict=False)]
-        yield Progress(
+
+    def progress(step: Step, drawn: Sequence[Drawn] = ()) -> Progress:
+        return Progress(
             request=jobs[0].index,
             step=step.number,
             steps=len(sigmas) - 1,
@@ -94,6 +87,21 @@ def _draw(components: Components, jobs: Sequence[Job]) -> Iterator[Progress]:
             preview=partial(decode, components, step.denoised[:, :tokens], settings.shape.height),
             drawn=tuple(drawn),
         )
+
+    with components.stage("transformer"):
+        # 3. The velocity the solver follows: guided, and straight back where a picture is kept.
+        velocity = _guided(predict(components, jobs, sigmas), settings)
+        if mask is not None and known is not None:
+            velocity = _keeping(velocity, mask, velocity_target(known, noise))
+        # 4. Denoise.
+        for step in denoise(velocity, latents, sigmas.to(components.device), solver=settings.solver):
+            if step.number == len(sigmas) - 1:
+                break
+            yield progress(step)
+    # 5. Decode one by one, when nothing that denoising needed takes room any more.
+    del velocity
+    rows = zip(jobs, step.latents.split(1), strict=True)
+    yield progress(step, [_drawn(components, job, row) for job, row in rows])
 
 
 def _drawn(components: Components, job: Job, latents: Float[Tensor, "1 seq dim"]) -> Drawn:
@@ -133,7 +141,10 @@ def _keeping(velocity: VelocityFn, mask: Tensor, straight: Tensor) -> VelocityFn
 def decode(components: Components, tokens: Float[Tensor, "batch seq dim"], height: int) -> list[Image.Image]:
     """Return the picture of each row of packed latents; `height` counts tokens."""
     latents = unpack(tokens, height, components.patch).to(components.dtype)
-    return [to_pictures(components.vae.decode(one))[0] for one in latents.split(1)]
+    with components.stage("vae"):
+        return [
+            to_pictures(components.vae.decode(one, tile=components.vae_tile))[0] for one in latents.split(1)
+        ]
 
 
 def _joined(parts: Sequence[Tensor | None], device: torch.device) -> Tensor | None:

@@ -1,10 +1,13 @@
 """Pictures and an instruction to a picture; with a mask, only what is white changes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+
+from PIL import Image
 
 from danqing.conditioning.given import GivenPicture
 from danqing.conditioning.pictures import fitted_size
+from danqing.conditioning.text import Conditioning
 from danqing.errors import RequestError
 from danqing.pipelines.components import Components
 from danqing.pipelines.draw import Progress, draw
@@ -80,9 +83,13 @@ def edit(components: Components, requests: Sequence[EditRequest]) -> Iterator[Pr
     Pictures of equal size and settings are denoised together, `components.batch_size` at a time; what a
     picture looks like does not depend on its neighbours.
     """
-    told = [enhanced(components, request) for request in requests]
-    resolved = [request.resolved(components.info) for request in told]
-    yield from draw(components, _jobs(components, resolved))
+    with components.hold("text_encoder"):
+        told = [enhanced(components, request) for request in requests]
+        resolved = [request.resolved(components.info) for request in told]
+        # What the denoiser reads: the instruction, as the conditioner understands it seeing the pictures.
+        read_texts = (read(components, request, _images(request)) for request in resolved)
+        texts = components.at_once("text_encoder", read_texts)
+    yield from draw(components, _jobs(components, resolved, texts))
 
 
 def enhanced(components: Components, request: EditRequest) -> EditRequest:
@@ -90,18 +97,22 @@ def enhanced(components: Components, request: EditRequest) -> EditRequest:
     return rewritten(components, request, request.pictures)
 
 
-def _jobs(components: Components, requests: Sequence[EditRequest]) -> Iterator[Job]:
-    for index, request in enumerate(requests):
+def _images(request: EditRequest) -> list[Image.Image]:
+    return [picture.image for picture in request.pictures]
+
+
+def _jobs(
+    components: Components, requests: Sequence[EditRequest], texts: Iterable[Conditioning]
+) -> Iterator[Job]:
+    for index, (request, txt) in enumerate(zip(requests, texts, strict=True)):
         assert request.size is not None
-        pictures = [picture.image for picture in request.pictures]
-        # 1. What the denoiser reads: the instruction, as the conditioner understands it seeing the pictures.
-        txt = read(components, request, pictures)
-        # 2. What it looks at: the latents of every picture, as further frames.
+        pictures = _images(request)
+        # 1. What it looks at: the latents of every picture, as further frames.
         area = components.info.reference_area
         references = [reference_of(components, picture, area) for picture in pictures]
-        # 3. What it starts from: noise, or the last picture.
+        # 2. What it starts from: noise, or the last picture.
         start = None
         if request.strength is not None:
             start = start_from(components, pictures[-1], request.size, request.mask)
-        # 4. A job for each seed.
+        # 3. A job for each seed.
         yield from jobs_of(components, index, request, txt, references=references, start=start)

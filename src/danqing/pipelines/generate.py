@@ -3,11 +3,12 @@
 Outpainting is inpainting of a padded picture whose mask is white over the padding.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from danqing.conditioning.given import GivenPicture
 from danqing.conditioning.pictures import fitted_size
+from danqing.conditioning.text import Conditioning
 from danqing.errors import RequestError
 from danqing.pipelines.components import Components
 from danqing.pipelines.control import Control
@@ -94,11 +95,14 @@ def generate(components: Components, requests: Sequence[GenerateRequest]) -> Ite
     Pictures of equal size, steps and guidance are denoised together, `components.batch_size` at a time; what
     a picture looks like does not depend on its neighbours.
     """
-    told = [enhanced(components, request) for request in requests]
-    resolved = [request.resolved(components.info) for request in told]
-    for request in resolved:
-        check_controls(components.controlnet, request.controls)
-    yield from draw(components, _jobs(components, resolved))
+    with components.hold("text_encoder"):
+        told = [enhanced(components, request) for request in requests]
+        resolved = [request.resolved(components.info) for request in told]
+        for request in resolved:
+            check_controls(components.controlnet, request.controls)
+        # What the denoiser reads: the prompt, and what guidance leads away from.
+        texts = components.at_once("text_encoder", (read(components, request) for request in resolved))
+    yield from draw(components, _jobs(components, resolved, texts))
 
 
 def enhanced(components: Components, request: GenerateRequest) -> GenerateRequest:
@@ -110,16 +114,16 @@ def enhanced(components: Components, request: GenerateRequest) -> GenerateReques
     return rewritten(components, request, resize=free)
 
 
-def _jobs(components: Components, requests: Sequence[GenerateRequest]) -> Iterator[Job]:
-    for index, request in enumerate(requests):
+def _jobs(
+    components: Components, requests: Sequence[GenerateRequest], texts: Iterable[Conditioning]
+) -> Iterator[Job]:
+    for index, (request, txt) in enumerate(zip(requests, texts, strict=True)):
         assert request.size is not None
-        # 1. What the denoiser reads: the prompt, and what guidance leads away from.
-        txt = read(components, request)
-        # 2. What it starts from: noise, or a picture.
+        # 1. What it starts from: noise, or a picture.
         start = None
         if request.image is not None:
             start = start_from(components, request.image.image, request.size, request.mask)
-        # 3. What steers it: control pictures.
+        # 2. What steers it: control pictures.
         controls = [steering_of(components, control, request.size) for control in request.controls]
-        # 4. A job for each seed.
+        # 3. A job for each seed.
         yield from jobs_of(components, index, request, txt, start=start, controls=controls)

@@ -5,7 +5,7 @@ once more as frame 0 and a layer on every further frame, lowest first, looking a
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from danqing.conditioning.given import GivenPicture
 from danqing.conditioning.latents import pack
 from danqing.conditioning.pictures import check_aspect, fitted_size, picture_pixels, resized
 from danqing.conditioning.templates import IMAGE
-from danqing.conditioning.text import picture_patches, picture_token_ids
+from danqing.conditioning.text import Conditioning, picture_patches, picture_token_ids
 from danqing.errors import RequestError
 from danqing.pipelines.components import Components
 from danqing.pipelines.documents import flatten
@@ -139,25 +139,31 @@ class LayersRequest:
 def draw_layers(components: Components, requests: Sequence[LayersRequest]) -> Iterator[Progress]:
     """Take every picture apart, yielding each denoising step; a drawn one carries its `layers`."""
     resolved = [request.resolved(components.info) for request in requests]
-    yield from draw(components, _jobs(components, resolved))
+    told = components.at_once("text_encoder", (_told(components, request) for request in resolved))
+    yield from draw(components, _jobs(components, told))
 
 
-def _jobs(components: Components, requests: Sequence[LayersRequest]) -> Iterator[Job]:
-    for index, request in enumerate(requests):
+def _told(components: Components, request: LayersRequest) -> tuple[LayersRequest, Conditioning]:
+    """Return what the denoiser reads: a caption of the whole picture, which the conditioner may write."""
+    with components.hold("text_encoder"):
+        if not request.prompt.strip():
+            assert request.size is not None
+            picture = resized(request.picture.image, request.size)
+            request = replace(request, prompt=caption(components, picture, language=request.language))
+        return request, read(components, request)
+
+
+def _jobs(components: Components, requests: Iterable[tuple[LayersRequest, Conditioning]]) -> Iterator[Job]:
+    for index, (request, txt) in enumerate(requests):
         assert request.size is not None
         assert request.steps is not None
         assert request.guidance is not None
         assert request.seed is not None
         picture = resized(request.picture.image, request.size)
-        # 1. What the denoiser reads: a caption of the whole picture.
-        told = request
-        if not request.prompt.strip():
-            told = replace(request, prompt=caption(components, picture, language=request.language))
-        txt = read(components, told)
         rows = [row[:length] for row, length in zip(txt.txt, txt.lengths, strict=True)]
-        # 2. What it looks at: the picture.
+        # 1. What it looks at: the picture.
         seen = reference_of(components, picture, request.size[0] * request.size[1])
-        # 3. What it starts from: noise, one frame for the picture and one for each layer.
+        # 2. What it starts from: noise, one frame for the picture and one for each layer.
         config, frames = components.vae.config, request.count + 1
         grid = (2 * seen.shape.height, 2 * seen.shape.width)
         noise = pack(sample_noise((1, frames, config.z_dim, *grid), request.seed)[0])
@@ -172,7 +178,7 @@ def _jobs(components: Components, requests: Sequence[LayersRequest]) -> Iterator
         )
         yield Job(
             index=index,
-            request=told,
+            request=request,
             seed=request.seed,
             settings=settings,
             cond=rows[0],
@@ -188,14 +194,15 @@ def caption(components: Components, picture: Image.Image, *, language: str = "en
     vlm, tokenizer = components.vlm, components.tokenizer
     pixels = picture_pixels(picture, vlm.config.vision, components.picture_limits)
     patches, grid_thw = picture_patches(vlm, [pixels])
-    tokens = vlm.generate(
-        picture_token_ids(vlm, tokenizer, CAPTION_PROMPTS[language], grid_thw),
-        max_new_tokens=CAPTION_TOKENS,
-        stop=(tokenizer.eos, tokenizer.pad),
-        patches=patches.to(components.device),
-        grid_thw=grid_thw,
-    )
-    text = tokenizer.decode(list(tokens)).strip()
+    with components.stage("text_encoder"):
+        tokens = vlm.generate(
+            picture_token_ids(vlm, tokenizer, CAPTION_PROMPTS[language], grid_thw),
+            max_new_tokens=CAPTION_TOKENS,
+            stop=(tokenizer.eos, tokenizer.pad),
+            patches=patches.to(components.device),
+            grid_thw=grid_thw,
+        )
+        text = tokenizer.decode(list(tokens)).strip()
     if not text:
         raise RequestError(f"{components.info.name} found nothing to say of the picture; give it a prompt")
     return text

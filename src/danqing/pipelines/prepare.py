@@ -59,7 +59,8 @@ class Steering:
 def reference_of(components: Components, picture: Image.Image, area: int) -> Reference:
     """Encode a picture at about `area` pixels in its own aspect; the mode of the posterior."""
     size = fitted_size(picture.size, area)
-    latents = components.vae.encode(_pixels(components, picture, size)).float().cpu()
+    with components.stage("vae"):
+        latents = components.vae.encode(_pixels(components, picture, size)).float().cpu()
     return Reference(tokens=pack(latents, components.patch), shape=_shape(components, size))
 
 
@@ -99,7 +100,8 @@ def steering_of(components: Components, control: Control, size: tuple[int, int])
 
 def _posterior(components: Components, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of normalised latents, fp32, on the CPU."""
-    mean, log_variance = components.vae.posterior(pixels)
+    with components.stage("vae"):
+        mean, log_variance = components.vae.posterior(pixels)
     shift = torch.tensor(components.vae.config.latents_mean).view(1, -1, 1, 1)
     scale = torch.tensor(components.vae.config.latents_std).view(1, -1, 1, 1)
     std = (log_variance.float().cpu().clamp(*_LOG_VARIANCE) / 2).exp()

@@ -35,17 +35,18 @@ def read(components: Components, request: DrawRequest, pictures: Sequence[Image.
     assert request.guidance is not None
     texts = [request.prompt] + ([request.negative_prompt or ""] if request.guidance > 1 else [])
     vlm, tokenizer, info = components.vlm, components.tokenizer, components.info
-    if isinstance(vlm, Qwen3VL):
-        txt = encode_prompts_21(vlm, tokenizer, texts, _as_encoded(components, pictures))
-        if (longest := max(txt.lengths)) > info.max_length:
-            raise RequestError(
-                f"prompt: {info.name} reads up to {info.max_length} tokens, found {longest}; shorten it"
-            )
-        return txt
-    if not pictures:
-        return encode_prompts(vlm, tokenizer, texts, max_length=info.max_length)
-    seen = seen_by_conditioner(components, pictures)
-    return encode_edit_prompts(vlm, tokenizer, texts, seen, template=_template(info))
+    with components.stage("text_encoder"):
+        if isinstance(vlm, Qwen3VL):
+            txt = encode_prompts_21(vlm, tokenizer, texts, _as_encoded(components, pictures))
+            if (longest := max(txt.lengths)) > info.max_length:
+                raise RequestError(
+                    f"prompt: {info.name} reads up to {info.max_length} tokens, found {longest}; shorten it"
+                )
+            return txt
+        if not pictures:
+            return encode_prompts(vlm, tokenizer, texts, max_length=info.max_length)
+        seen = seen_by_conditioner(components, pictures)
+        return encode_edit_prompts(vlm, tokenizer, texts, seen, template=_template(info))
 
 
 def seen_by_conditioner(

@@ -42,14 +42,15 @@ def rewritten(
         return request
     check_task(components.info, "enhance")
     seed = fresh_seed() if request.seed is None else request.seed
-    found = enhance(
-        components.vlm,
-        components.tokenizer,
-        request.prompt,
-        seen_by_conditioner(components, [picture.image for picture in pictures]),
-        seed=seed,
-        system=components.system_prompt,
-    )
+    with components.stage("text_encoder"):
+        found = enhance(
+            components.vlm,
+            components.tokenizer,
+            request.prompt,
+            seen_by_conditioner(components, [picture.image for picture in pictures]),
+            seed=seed,
+            system=components.system_prompt,
+        )
     if lost := lost_words(request.prompt, found.prompt):
         shown = ", ".join(f"“{words}”" for words in lost)
         logger.warning("the rewritten prompt lost the words %s; draw without --enhance to keep them", shown)
