@@ -149,7 +149,7 @@ class GeminiSystem:
             raise PassingError(f"{TIMED_OUT} after {self._options.seconds:g} seconds") from None
         except httpx2.HTTPError:
             raise PassingError(f"cannot reach {_vendor(self._endpoint is None)}") from None
-        except (ValueError, errors.UnknownApiResponseError) as error:  # a body of another shape
+        except ValueError as error:  # a body of another shape, UnknownApiResponseError included
             raise DataError(f"{_vendor(self._endpoint is None)}: {reason(error, [key])}") from None
 
     def _made(self, client: "genai.Client", item: Item, seed: int) -> Made:
@@ -183,7 +183,8 @@ class GeminiSystem:
     def _opened(self) -> "tuple[genai.Client, str]":
         key = _key(self._endpoint is None)
         if self._client is None:
-            self._client = _client(self._endpoint, key, self._options.seconds)
+            imagen = self.shape == "imagen"
+            self._client = _client(self._endpoint, key, self._options.seconds, vertex=imagen)
         return self._client, key
 
 
@@ -248,7 +249,8 @@ def _key(own: bool) -> str:
     return key or "none"
 
 
-def _client(endpoint: str | None, key: str, seconds: float) -> "genai.Client":
+def _client(endpoint: str | None, key: str, seconds: float, *, vertex: bool) -> "genai.Client":
+    """Return a client; it knows `generate_images` in its Vertex mode alone."""
     try:
         from google import genai
         from google.genai import types
@@ -259,7 +261,7 @@ def _client(endpoint: str | None, key: str, seconds: float) -> "genai.Client":
         timeout=round(seconds * 1000),
         retry_options=types.HttpRetryOptions(attempts=1),
     )
-    return genai.Client(api_key=key, vertexai=False, http_options=options)
+    return genai.Client(api_key=key, vertexai=vertex, http_options=options)
 
 
 def _vendor(own: bool) -> str:
