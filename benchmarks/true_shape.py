@@ -182,12 +182,9 @@ def checkpoint_21(options: argparse.Namespace) -> Checkpoint:
             encoder, dim=256, hidden_dim=512, num_layers=2, num_heads=2, num_kv_heads=1, vision=eyes
         )
     transformer = replace(transformer, num_layers=options.blocks or transformer.num_layers)
-    encoder = replace(encoder, num_layers=options.layers or encoder.num_layers)
-    eyes = encoder.vision
-    if len(eyes.deepstack_layers) > encoder.num_layers:
-        encoder = replace(
-            encoder, vision=replace(eyes, deepstack_layers=eyes.deepstack_layers[: encoder.num_layers])
-        )
+    layers, eyes = options.layers or encoder.num_layers, encoder.vision
+    eyes = replace(eyes, deepstack_layers=eyes.deepstack_layers[:layers])  # each feeds a language layer
+    encoder = replace(encoder, num_layers=layers, vision=eyes)
     with torch.device("meta"):
         network, reader = plain(SingleStream(transformer)), plain(Qwen3VL(encoder))
         pixels = unfold(vae, VAE21(vae).state_dict())
