@@ -14,8 +14,7 @@ The 8-bit form is ComfyUI's, so its files open here and ours there; the 4-bit fo
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -35,26 +34,14 @@ from danqing.models.quantised import (
     rotation_block,
 )
 from danqing.weights.plan import Format
-from danqing.weights.store import TensorInfo
+from danqing.weights.scales import WHOLE_FORMATS
+from danqing.weights.store import DirectSource, Source, TensorInfo
 
 M = TypeVar("M", bound=nn.Module)
 NOTE = "comfy_quant"
-_FORMATS: Mapping[str, Format] = {"int8_tensorwise": "int8", "danqing_int4": "int4"}
+_FORMATS: Mapping[str, Format] = dict(zip(WHOLE_FORMATS, ("int8", "int4"), strict=True))
 _STORED_TYPES: Mapping[Format, tuple[str, str]] = {"int8": ("I8", "F32"), "int4": ("U8", "F16")}
 _MAX_NOTE = 2**16  # bytes of JSON about one layer
-
-
-class Source(Protocol):
-    """Tensors by name; nothing is read before it is asked for."""
-
-    tensors: dict[str, TensorInfo]
-
-    @property
-    def where(self) -> str:
-        """The files, for errors."""
-
-    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """Yield the named tensors, one in memory at a time."""
 
 
 class Kept(NamedTuple):
@@ -122,33 +109,20 @@ def chosen_layers(source: Source, format: Format) -> dict[str, Kept]:
 def with_quantised(model: M, layers: Mapping[str, Format | Kept]) -> M:
     """Replace linear layers of a model by quantised ones, in place; return the model.
 
-    Works on meta, for `build`; layers that have weights are quantised from them. Raises ConfigError for
-    names that are no linear layers.
+    Works on meta, for `build`; layers that have weights are quantised from them. Layers that the model does
+    not have (eyes, where it is to read only) are left out. Raises ConfigError for those that are not linear.
     """
     modules = dict(model.named_modules())
     for name, wanted in layers.items():
         plain = modules.get(name)
+        if plain is None:
+            continue
         if not isinstance(plain, nn.Linear):
             raise ConfigError(f"{name}: expected a linear layer to quantise, found {type(plain).__name__}")
         kept = wanted if isinstance(wanted, Kept) else Kept(wanted, rotation_block(plain.in_features))
-        if kept.format != "plain":
+        if wanted != "plain":
             model.set_submodule(name, _quantised_linear(plain, kept))
     return model
-
-
-def quantised_layers(model: nn.Module) -> dict[str, Kept]:
-    """Return the quantised layers of a model."""
-    return {
-        name: Kept("int8" if isinstance(part, Int8Linear) else "int4", part.block)
-        for name, part in model.named_modules()
-        if isinstance(part, QuantisedLinear)
-    }
-
-
-def fitting(source: Source, model: nn.Module) -> Source:
-    """Return the source in the form that the layers of `model` keep: quantised, unpacked or as it is."""
-    layers, stored = quantised_layers(model), stored_layers(source)
-    return Quantised(source, layers, stored) if layers or stored else source
 
 
 class Quantised:
@@ -178,7 +152,7 @@ class Quantised:
         for name, info in source.tensors.items():
             layer, _, leaf = name.rpartition(".")
             if layer in plain and leaf == "weight":
-                self.tensors |= _infos(layer, info.file, plain[layer], self._layers.get(layer))
+                self.tensors |= _infos(layer, info, plain[layer], self._layers.get(layer))
             elif layer not in self._stored or leaf == "bias":
                 self.tensors[name] = info
 
@@ -188,39 +162,84 @@ class Quantised:
         return self._source.where
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        """Yield the named tensors; a weight and its scale come together."""
+        """Yield the named tensors; a weight that changes and its scale come together."""
         wanted = dict.fromkeys(names)
         asked: dict[str, None] = {}
         for name in wanted:
-            layer, _, leaf = name.rpartition(".")
-            if leaf not in ("weight", "weight_scale"):
+            layer = self._changing(name)
+            if layer is None:
                 asked[name] = None
-            elif layer in self._stored:
-                asked |= {f"{layer}.weight_scale": None, f"{layer}.weight": None}
             else:
-                asked[f"{layer}.weight" if layer in self._layers else name] = None
+                asked |= dict.fromkeys(self._needed(layer))
         waiting: dict[str, dict[str, Tensor]] = {}
         for name, tensor in self._source.read(asked):
-            layer, _, leaf = name.rpartition(".")
-            if leaf not in ("weight", "weight_scale") or not (layer in self._stored or layer in self._layers):
-                yield name, tensor
+            layer = self._changing(name)
+            if layer is None:
+                yield name, self._checked(name, tensor)
                 continue
             found = waiting.setdefault(layer, {})
-            found[leaf] = tensor
-            if len(found) == (2 if layer in self._stored else 1):
+            found[name] = tensor
+            needed = self._needed(layer)
+            if len(found) == len(needed):
                 del waiting[layer], tensor
-                for end, value in self._turned(layer, found).items():
+                for end, value in self._turned(layer, *(found.pop(one) for one in needed)).items():
                     if f"{layer}.{end}" in wanted:
                         yield f"{layer}.{end}", value
 
-    def _turned(self, layer: str, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return what is kept of a layer out of what is stored of it."""
+    def read_into(self, targets: Mapping[str, Tensor]) -> None:
+        """Fill contiguous tensors in host memory, of the shapes of `tensors`, by name.
+
+        Bytes that are kept as they are stored go straight into them.
+        """
+        direct: dict[str, Tensor] = {}
+        if isinstance(self._source, DirectSource):
+            direct = {
+                name: target
+                for name, target in targets.items()
+                if self._changing(name) is None and not name.endswith(".weight_scale")
+            }
+            self._source.read_into(direct)
+        for name, value in self.read(name for name in targets if name not in direct):
+            targets[name].copy_(value)
+
+    def read_rows(self, name: str, rows: Sequence[int]) -> Tensor:
+        """Return some rows of a matrix, and read no others; quantised tables are unpacked."""
+        layer, _, leaf = name.rpartition(".")
+        if not isinstance(self._source, DirectSource):
+            return next(iter(self.read([name])))[1][list(rows)]
+        if leaf != "weight" or layer not in self._stored or layer in self._layers:
+            return self._source.read_rows(name, rows)
+        scale = f"{layer}.weight_scale"
+        if math.prod(self._source.tensors[scale].shape) == 1:
+            scales = next(iter(self._source.read([scale])))[1]
+        else:
+            scales = self._source.read_rows(scale, rows)
+        return self._turned(layer, scales, self._source.read_rows(name, rows))["weight"]
+
+    def _changing(self, name: str) -> str | None:
+        """Return the layer whose weight a tensor is part of, if that is kept otherwise than it is stored."""
+        layer, _, leaf = name.rpartition(".")
+        changes = self._stored.get(layer) != self._layers.get(layer)
+        return layer if changes and leaf in ("weight", "weight_scale") else None
+
+    def _needed(self, layer: str) -> tuple[str, ...]:
+        """Return what is read for a layer's weight, the scale first: it is the smaller one to hold."""
+        return (f"{layer}.weight_scale",) * (layer in self._stored) + (f"{layer}.weight",)
+
+    def _checked(self, name: str, tensor: Tensor) -> Tensor:
+        layer, _, leaf = name.rpartition(".")
+        if layer not in self._stored or leaf != "weight_scale":
+            return tensor
+        return _whole_scale(
+            tensor, self.tensors[name].shape[0], self._stored[layer], f"{self.where}: {layer}"
+        )
+
+    def _turned(self, layer: str, *found: Tensor) -> dict[str, Tensor]:
+        """Return what is kept of a layer out of its stored weight, its scale before it if it has one."""
         stored, kept = self._stored.get(layer), self._layers.get(layer)
-        weight = found.pop("weight")
+        *scales, weight = found
         if stored is not None:
-            scale = _whole_scale(found.pop("weight_scale"), weight, stored, f"{self.where}: {layer}")
-            if stored == kept:
-                return {"weight": weight, "weight_scale": scale}
+            scale = _whole_scale(scales[0], len(weight), stored, f"{self.where}: {layer}")
             unpack = dequantise_int8 if stored.format == "int8" else dequantise_int4
             weight = unpack(weight, scale, stored.block)
         if kept is None:
@@ -235,9 +254,9 @@ def read_note(text: bytes, where: str) -> Kept:
         said = json.loads(text)
         name = said.get("format", "int8_tensorwise" if "convrot" in said else None)
         block = int(said.get("convrot_groupsize", BLOCKS[0])) if said.get("convrot") else 1
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise CheckpointError(f"{where}: expected a format in JSON, found none") from None
-    if name not in _FORMATS:
+    if not isinstance(name, str) or name not in _FORMATS:
         raise CheckpointError(
             f"{where}: expected one of {', '.join(_FORMATS)}, found {name!r}; "
             "take a bf16, fp8, int8 or GGUF file"
@@ -266,15 +285,19 @@ def _plain_shape(stored: Kept | None, shape: Sequence[int]) -> tuple[int, ...]:
     return (shape[0], 2 * shape[1]) if stored is not None and stored.format == "int4" else tuple(shape)
 
 
-def _infos(layer: str, file: Path, shape: tuple[int, ...], kept: Kept | None) -> dict[str, TensorInfo]:
+def _infos(
+    layer: str, stored: TensorInfo, shape: tuple[int, ...], kept: Kept | None
+) -> dict[str, TensorInfo]:
+    """Return the tensors that are kept of a layer; `shape` is that of its plain weight."""
     if kept is None:
-        return {f"{layer}.weight": TensorInfo(file, shape, "F32")}
+        kind = stored.dtype if stored.dtype.startswith(("F", "BF")) else "F32"
+        return {f"{layer}.weight": stored._replace(shape=shape, dtype=kind)}
     dim_out, dim_in = shape
     weight, scale = _STORED_TYPES[kept.format]
     sizes = (dim_in, 1) if kept.format == "int8" else (dim_in // 2, dim_in // group_size(dim_in))
     return {
-        f"{layer}.weight": TensorInfo(file, (dim_out, sizes[0]), weight),
-        f"{layer}.weight_scale": TensorInfo(file, (dim_out, sizes[1]), scale),
+        f"{layer}.weight": stored._replace(shape=(dim_out, sizes[0]), dtype=weight),
+        f"{layer}.weight_scale": stored._replace(shape=(dim_out, sizes[1]), dtype=scale),
     }
 
 
@@ -299,9 +322,9 @@ def _check_stored(source: Source, layer: str, kept: Kept) -> None:
         )
 
 
-def _whole_scale(scale: Tensor, weight: Tensor, stored: Kept, where: str) -> Tensor:
+def _whole_scale(scale: Tensor, rows: int, stored: Kept, where: str) -> Tensor:
     if not bool(torch.isfinite(scale).all()):
         raise CheckpointError(f"{where}: expected finite scales, found others; the file is broken")
     if stored.format == "int4":
         return scale.half()
-    return scale.float().reshape(-1, 1).expand(len(weight), 1).contiguous()
+    return scale.float().reshape(-1, 1).expand(rows, 1).contiguous()

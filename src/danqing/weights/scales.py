@@ -1,17 +1,19 @@
-"""Scales that ComfyUI and others store beside fp8 weights: found and checked without torch."""
+"""What ComfyUI and others store beside weights of few bits: found and checked without torch."""
 
 import json
 import math
 import struct
 from collections.abc import Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from danqing.errors import CheckpointError
 from danqing.weights.file_names import SCALES
 from danqing.weights.headers import Header
 
 FP8 = ("F8_E4M3", "F8_E5M2")
-_FORMATS = ("float8_e4m3fn", "float8_e5m2")
+_FP8_FORMATS = ("float8_e4m3fn", "float8_e5m2")
+WHOLE_FORMATS = ("int8_tensorwise", "danqing_int4")
+"""Weights in whole numbers, whose layers say more than the format; see `danqing.weights.quantise`."""
 _SCALE_TYPES = {"F32": "<f", "F16": "<e", "F64": "<d"}
 _MAX_SCALES = 2**20  # rows of a weight
 _MAX_NOTE = 2**16  # bytes of JSON about one layer
@@ -23,30 +25,46 @@ def scale_name(header: Header, name: str) -> str | None:
     return next((stem + end for end in SCALES if stem != name and stem + end in header.tensors), None)
 
 
-def check_scales(header: Header, names: Mapping[str, str]) -> None:
-    """Raise CheckpointError for packed weights whose numbers would come out wrong; see `own_names`."""
-    formats = _said_formats(header)
+def check_scales(header: Header, names: Mapping[str, str]) -> dict[str, bytes]:
+    """Return what a file says of layers in whole numbers, as JSON by stored name; for names see `own_names`.
+
+    Raises CheckpointError for packed weights whose numbers would come out wrong. Scales of whole numbers are
+    looked at when they are read: there are millions of them.
+    """
+    notes = _said_notes(header)
     with header.file.open("rb") as stream:
         for own, name in names.items():
             if own.endswith(".comfy_quant"):
-                formats[name.removesuffix(".comfy_quant")] = _note(header, stream, name)
-        for layer, kind in formats.items():
-            if kind not in _FORMATS:
-                raise CheckpointError(
-                    f"{header.file}: {layer}: expected one of {', '.join(_FORMATS)}, found {kind!r}; "
-                    "take a bf16, fp8 or GGUF file"
-                )
+                notes[name.removesuffix(".comfy_quant")] = _note(header, stream, name)
+        formats = {layer: _format(header, layer, note) for layer, note in notes.items()}
         for own, name in names.items():
             entry, scale = header.tensors[name], scale_name(header, name)
+            layer = name.removesuffix(".weight")
+            if formats.get(layer) in WHOLE_FORMATS:
+                continue
             if scale is not None:
                 _check_scale(header, stream, name, scale)
-            elif entry.dtype in FP8 and own.endswith("weight") and len(entry.shape) == 2:
-                marked = "scaled_fp8" in names or name.removesuffix(".weight") in formats
-                if marked:
-                    raise CheckpointError(
-                        f"{header.file}: {name}: expected an fp8 weight with its scale, found none; "
-                        "the file is incomplete"
-                    )
+                continue
+            marked = "scaled_fp8" in names or layer in formats
+            if marked and entry.dtype in FP8 and own.endswith("weight") and len(entry.shape) == 2:
+                raise CheckpointError(
+                    f"{header.file}: {name}: expected an fp8 weight with its scale, found none; "
+                    "the file is incomplete"
+                )
+    return {
+        layer: json.dumps(note).encode() for layer, note in notes.items() if formats[layer] in WHOLE_FORMATS
+    }
+
+
+def _format(header: Header, layer: str, note: Mapping[str, Any]) -> str:
+    known = (*_FP8_FORMATS, *WHOLE_FORMATS)
+    kind = note.get("format", WHOLE_FORMATS[0] if "convrot" in note else None)
+    if kind not in known:
+        raise CheckpointError(
+            f"{header.file}: {layer}: expected one of {', '.join(known)}, found {kind!r}; "
+            "take a bf16, fp8, int8 or GGUF file"
+        )
+    return str(kind)
 
 
 def _check_scale(header: Header, stream: BinaryIO, name: str, scale: str) -> None:
@@ -74,26 +92,28 @@ def _numbers(stream: BinaryIO, start: int, count: int, kind: str) -> tuple[float
     return struct.unpack(f"<{count}{code[1]}", stream.read(count * struct.calcsize(code)))
 
 
-def _said_formats(header: Header) -> dict[str, str]:
-    """Return the formats of layers that the file's metadata names."""
+def _said_notes(header: Header) -> dict[str, dict[str, Any]]:
+    """Return what the file's metadata says of layers."""
     said = header.metadata.get("_quantization_metadata")
     if not isinstance(said, str):
         return {}
     try:
-        layers = json.loads(said)["layers"]
-        return {str(layer): str(note["format"]) for layer, note in layers.items()}
+        return {str(layer): dict(note) for layer, note in json.loads(said)["layers"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(
             f"{header.file}: expected formats of layers in _quantization_metadata, found something else"
         ) from None
 
 
-def _note(header: Header, stream: BinaryIO, name: str) -> str:
+def _note(header: Header, stream: BinaryIO, name: str) -> dict[str, Any]:
     entry = header.tensors[name]
     try:
         if entry.dtype != "U8" or entry.end - entry.start > _MAX_NOTE:
             raise ValueError
         stream.seek(entry.start)
-        return str(json.loads(stream.read(entry.end - entry.start))["format"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        found = json.loads(stream.read(entry.end - entry.start))
+        if not isinstance(found, dict):
+            raise ValueError
+        return found
+    except (ValueError, RecursionError):
         raise CheckpointError(f"{header.file}: {name}: expected a format in JSON, found none") from None

@@ -1,7 +1,8 @@
 """One part of a checkpoint out of files that other programs made: safetensors or GGUF, one tensor at a time.
 
-Names become those of the released checkpoint, fp8 is multiplied by its scales, GGUF is unpacked. What would
-give wrong pictures in silence (a missing scale, a format nobody here knows) is refused.
+Names become those of the released checkpoint, fp8 is multiplied by its scales, GGUF is unpacked; layers in
+whole numbers stay three tensors, which `Quantised` makes one of. What would give wrong pictures in silence (a
+missing scale, a format nobody here knows) is refused.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from danqing.errors import CheckpointError
-from danqing.weights.file_names import Part, Piece, is_extra, own_names, released
+from danqing.weights.file_names import SCALES, Part, Piece, is_extra, own_names, released
 from danqing.weights.gguf_file import PLAIN, QUANTISED, gguf_shape, read_gguf, read_gguf_rows
 from danqing.weights.headers import Header, read_header
 from danqing.weights.scales import FP8, check_scales, scale_name
@@ -23,8 +24,14 @@ from danqing.weights.store import TensorInfo, fill, in_file_order, opened, read_
 class PartFiles:
     """The tensors of one part by their released names; nothing is read before it is asked for."""
 
-    def __init__(self, pieces: Mapping[str, tuple[Header, Piece]], dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        pieces: Mapping[str, tuple[Header, Piece]],
+        dtype: torch.dtype,
+        notes: Mapping[str, tuple[Header, bytes]] | None = None,
+    ) -> None:
         self.pieces = dict(pieces)
+        self.notes = dict(notes or {})
         self.dtype = dtype
         self.tensors = {
             name: TensorInfo(
@@ -34,7 +41,7 @@ class PartFiles:
                 header.tensors[piece.sources[0]].start,
             )
             for name, (header, piece) in pieces.items()
-        }
+        } | {name: TensorInfo(header.file, (len(note),), "U8") for name, (header, note) in self.notes.items()}
 
     @classmethod
     def open(cls, files: Sequence[Path], part: Part, *, dtype: torch.dtype = torch.float32) -> "PartFiles":
@@ -44,10 +51,11 @@ class PartFiles:
         files, for scales that are missing or not finite and for formats that are not known.
         """
         pieces: dict[str, tuple[Header, Piece]] = {}
+        notes: dict[str, tuple[Header, bytes]] = {}
         for file in files:
             header = read_header(file)
             names = own_names(header.tensors, part)
-            check_scales(header, names)
+            kept = check_scales(header, names)
             found = released(names, part)
             used = {source for piece in found.values() for source in piece.sources}
             for own, stored in names.items():
@@ -60,12 +68,16 @@ class PartFiles:
                 if name in pieces:
                     raise CheckpointError(f"{file}: expected every tensor once, found a second {name}")
                 pieces[name] = (header, piece)
+                layer, leaf = piece.sources[0].removesuffix(".weight"), name.removesuffix("weight")
+                if layer in kept and leaf != name:
+                    notes[f"{leaf}comfy_quant"] = (header, kept[layer])
+                    pieces |= {f"{leaf}weight_scale": (header, one) for one in _scale(header, piece)}
         if not pieces:
             raise CheckpointError(
                 f"{', '.join(map(str, files))}: expected tensors of a {part}, found none; "
                 "`danqing info FILE` says what a file holds"
             )
-        return cls(pieces, dtype)
+        return cls(pieces, dtype, notes)
 
     @property
     def where(self) -> str:
@@ -77,6 +89,9 @@ class PartFiles:
         with ExitStack() as streams:
             files: dict[Path, FileIO] = {}
             for name in names:
+                if name in self.notes:
+                    yield name, torch.tensor(list(self.notes[name][1]), dtype=torch.uint8)
+                    continue
                 header, piece = self.pieces[name]
                 yield name, self._one(header, self._stream(streams, files, header), piece)
 
@@ -87,9 +102,11 @@ class PartFiles:
             for name in in_file_order(self, targets):
                 header, piece = self.pieces[name]
                 stream, target = self._stream(streams, files, header), targets[name]
-                if piece.how == "one" and header.format == "safetensors" and target.dtype == self.dtype:
-                    entry = header.tensors[piece.sources[0]]
-                    if entry.dtype not in FP8:
+                if piece.how == "one" and header.format == "safetensors":
+                    (source,) = piece.sources
+                    entry = header.tensors[source]
+                    plain = target.dtype == self.dtype and entry.dtype not in FP8
+                    if plain or _is_kept(entry.dtype, source):
                         fill(stream, entry, target)
                         continue
                 target.copy_(self._one(header, stream, piece))
@@ -120,7 +137,12 @@ class PartFiles:
     def _scaled(
         self, header: Header, stream: FileIO, name: str, tensor: Tensor, rows: Sequence[int] | None = None
     ) -> Tensor:
-        """Return a stored tensor, or some rows of one, times its scale in the type of this part."""
+        """Return a stored tensor, or some rows of one, times its scale in the type of this part.
+
+        Whole numbers and their scales are returned as they are stored.
+        """
+        if _is_kept(header.tensors[name].dtype, name):
+            return tensor
         scale = scale_name(header, name)
         if scale is None or header.tensors[name].dtype not in FP8:
             return tensor.to(self.dtype)
@@ -131,6 +153,19 @@ class PartFiles:
             factor = factor.reshape(-1, *[1] * (tensor.dim() - 1))
             factor = factor if rows is None else factor[list(rows)]
         return tensor.float().mul_(factor).to(self.dtype)
+
+
+def _scale(header: Header, weight: Piece) -> list[Piece]:
+    """Return the scale of a weight in whole numbers; none if there is none."""
+    scale = scale_name(header, weight.sources[0])
+    if scale is None:
+        return []
+    by_row = len(header.tensors[scale].shape) > 0 and header.tensors[scale].shape[0] > 1
+    return [Piece((scale,), weight.how if by_row else "one")]
+
+
+def _is_kept(kind: str, stored: str) -> bool:
+    return kind in ("I8", "U8") or stored.endswith(SCALES)
 
 
 def _put_together(tensors: Sequence[Tensor], piece: Piece) -> Tensor:
