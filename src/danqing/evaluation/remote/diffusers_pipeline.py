@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from PIL import Image
@@ -19,6 +19,9 @@ from danqing.evaluation.digests import vae_digest
 from danqing.evaluation.items import Ability, Item, Made, content_key
 from danqing.evaluation.remote.asking import picture_of, request_of
 from danqing.evaluation.systems import SourceOf
+
+_STARTING: Final = ("Img2Img", "Inpaint")
+"""In the names of pipelines that start from the picture instead of seeing it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,7 @@ class DiffusersSystem:
         known = set(inspect.signature(self._pipeline.__call__).parameters)
         self._asked = _asked(self._options, known, kind)
         self.abilities = _abilities(kind, known)
+        self._starts = any(word in kind for word in _STARTING)
         self.name = name or Path(folder).name
         self.settings: Mapping[str, Any] = {
             "kind": "live",
@@ -87,8 +91,11 @@ class DiffusersSystem:
             raise RequestError(f"{self.name}: expected an item to {able}, found one to {item.ability}")
         asked = dict(self._asked)
         if item.ability == "edit":
-            asked |= {"image": picture_of(item, self._source_of)}
+            source = picture_of(item, self._source_of)
             asked = {key: value for key, value in asked.items() if key not in ("width", "height")}
+            # pipelines that start from a picture draw at a size of their own unless they are told
+            sized = {"width": source.width, "height": source.height} if self._starts else {}
+            asked |= {"image": source, **sized}
         generator = torch.Generator("cpu").manual_seed(seed)
         with torch.inference_mode():
             made = self._pipeline(prompt=item.prompt, generator=generator, **asked)
@@ -128,7 +135,7 @@ def _asked(options: DiffusersOptions, known: set[str], kind: str) -> dict[str, A
 
 
 def _abilities(kind: str, known: set[str]) -> frozenset[Ability]:
-    only_edits = any(word in kind for word in ("Edit", "Img2Img", "Inpaint"))
+    only_edits = any(word in kind for word in ("Edit", *_STARTING))
     able: set[Ability] = set() if only_edits else {"draw"}
     if only_edits or "image" in known:
         able.add("edit")
