@@ -116,10 +116,10 @@ class Plan:
                 raise RequestError(
                     f"{place}: expected another folder than the one that is read, found the same"
                 )
-        free = shutil.disk_usage(_existing(self.target)).free
-        if free < self.size + _SPARE:
+        free, needed = shutil.disk_usage(_existing(self.target)).free, self.size + _SPARE
+        if free < needed:
             raise ResourceError(
-                f"{self.target}: expected {self.size / 1e9:.1f} GB of free disk, found {free / 1e9:.1f} GB"
+                f"{self.target}: expected {needed / 1e6:,.0f} MB of free disk, found {free / 1e6:,.0f} MB"
             )
 
     def _read(self) -> Iterator[Path]:
