@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from danqing.errors import CheckpointError
-from danqing.weights.store import DTYPES, Shards, Source, in_file_order
+from danqing.weights.store import DTYPES, DirectSource, Shards, Source, in_file_order
 
 M = TypeVar("M", bound=nn.Module)
 Adapt = Callable[[str, Tensor], Tensor | None]
@@ -35,6 +35,14 @@ def build(
     module, tensors = empty(make, source, dtype=dtype, adapt=adapt, unused=unused)
     place = device if callable(device) else lambda _: device
     wanted = dict((*module.named_parameters(), *module.named_buffers()))
+    if adapt is None and isinstance(tensors, DirectSource):
+        # Room for all that stays in host memory comes first, so that nothing lies between what is cast.
+        here = [name for name in wanted if place(name).type == "cpu"]
+        room = {name: torch.empty(wanted[name].shape, dtype=wanted[name].dtype) for name in here}
+        tensors.read_into(room)
+        for name in here:
+            assign(module, name, room.pop(name))
+            del wanted[name]
     for name, stored in tensors.read(in_file_order(tensors, wanted)):
         value = stored if adapt is None else adapt(name, stored)
         assert value is not None  # checked above: the name is wanted

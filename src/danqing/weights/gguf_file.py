@@ -49,14 +49,12 @@ def read_gguf_rows(
     """Return some rows of a matrix, and read no others; errors as in `read_gguf`."""
     entry = header.tensors[name]
     width = (entry.end - entry.start) // entry.shape[0]
-    starts = [entry.start + row * width for row in rows]
-    one = entry.shape[1:]
-    return torch.stack(
-        [
-            _read(header, stream, name, Entry(one, entry.dtype, start, start + width), dtype).view(one)
-            for start in starts
-        ]
-    )
+    table = torch.empty(len(rows), *entry.shape[1:], dtype=dtype)
+    for row, target in zip(rows, table, strict=True):
+        start = entry.start + row * width
+        one = Entry(entry.shape[1:], entry.dtype, start, start + width)
+        target.copy_(_read(header, stream, name, one, dtype).view(one.shape))
+    return table
 
 
 def _read(header: Header, stream: FileIO, name: str, entry: Entry, dtype: torch.dtype) -> Tensor:

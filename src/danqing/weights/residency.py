@@ -144,7 +144,9 @@ class Residency:
         self._rest, self._units = _units(module, parts, place, how)
         self._following = _rings(parts, self._units)
         for name, unit in self._units.items():
-            module.get_submodule(name).register_forward_pre_hook(lambda *_, unit=unit: self._before(unit))
+            module.get_submodule(name).register_forward_pre_hook(
+                lambda layer, args, unit=unit: self._before(unit, (*args, *layer.parameters()))
+            )
         for unit in (self._rest, *self._units.values()):
             if unit.permanent:
                 self._load(unit)
@@ -198,10 +200,13 @@ class Residency:
         if unit is self._rest and self._how.finish is not None:
             self._how.finish(self._module)
 
-    def _before(self, unit: "_Unit") -> None:
+    def _before(self, unit: "_Unit", used: Sequence[object] = ()) -> None:
         """Have a unit in memory, and the next one on its way: runs before the unit's forward."""
+        if not self.placement.kept and not self._users:
+            raise ResourceError("expected weights in memory, found them dropped; run the module in its stage")
+        if not unit.stays and torch.is_grad_enabled() and any(getattr(x, "requires_grad", 0) for x in used):
+            raise ResourceError("expected no gradients through streamed weights, found some; load them all")
         if not unit.filled:
-            self._check_use(unit)
             self._settle()
         if not unit.filled:
             slot = None if unit.stays else self._slot(unit, set())
@@ -210,12 +215,6 @@ class Residency:
             self._following[self._last] = unit  # the order in which units run is learned
         self._last = unit
         self._prefetch(unit)
-
-    def _check_use(self, unit: "_Unit") -> None:
-        if not self.placement.kept and not self._users:
-            raise ResourceError("expected weights in memory, found them dropped; run the module in its stage")
-        if not unit.stays and torch.is_grad_enabled():
-            raise ResourceError("expected no gradients through streamed weights, found some; load them all")
 
     def _settle(self) -> None:
         """Take what the reading thread brings, waiting for it; its errors are raised here."""

@@ -161,8 +161,7 @@ def opened(file: Path) -> Iterator[FileIO]:
 
 def read_tensor(stream: FileIO, entry: Entry | TensorInfo) -> Tensor:
     """Return one tensor of an open safetensors file, in the type it is stored in."""
-    if entry.dtype not in DTYPES:
-        raise CheckpointError(f"{stream.name}: expected one of {', '.join(DTYPES)}, found {entry.dtype}")
+    _check_type(stream, entry)
     tensor = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
     read_bytes(stream, entry.start, tensor)
     return tensor
@@ -178,9 +177,12 @@ def fill(stream: FileIO, entry: Entry | TensorInfo, target: Tensor) -> None:
 
 def read_rows(stream: FileIO, entry: Entry | TensorInfo, rows: Sequence[int]) -> Tensor:
     """Return some rows of a matrix of an open safetensors file."""
-    one = TensorInfo(Path(str(stream.name)), entry.shape[1:], entry.dtype)
-    table = [read_tensor(stream, one._replace(start=_row_start(entry, row))) for row in rows]
-    return torch.stack(table)
+    _check_type(stream, entry)
+    table = torch.empty(len(rows), *entry.shape[1:], dtype=DTYPES[entry.dtype])
+    width = math.prod(entry.shape[1:]) * table.dtype.itemsize
+    for row, target in zip(rows, table, strict=True):
+        read_bytes(stream, entry.start + row * width, target)
+    return table
 
 
 def read_bytes(stream: FileIO, start: int, target: Tensor) -> None:
@@ -296,6 +298,7 @@ def _files_of_index(index: Path) -> list[Path]:
     return [shard_path(index, name) for name in names]
 
 
-def _row_start(entry: Entry | TensorInfo, row: int) -> int:
-    width = math.prod(entry.shape[1:]) * DTYPES[entry.dtype].itemsize if entry.dtype in DTYPES else 0
-    return entry.start + row * width
+def _check_type(stream: FileIO, entry: Entry | TensorInfo) -> None:
+    """Raise CheckpointError for a tensor of a type that none here can have."""
+    if entry.dtype not in DTYPES:
+        raise CheckpointError(f"{stream.name}: expected one of {', '.join(DTYPES)}, found {entry.dtype}")

@@ -1,0 +1,89 @@
+"""Memory that loading and streaming take, as the kernel counts it: a model of 200 MB in its own process."""
+
+import json
+import platform
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc")
+MB = 2**20
+MEASURE = """
+import json, sys
+from pathlib import Path
+
+import torch
+
+from danqing.models.rope import GridShape
+from danqing.models.single_stream import SingleStream, SingleStreamConfig
+from danqing.weights.build import build
+from danqing.weights.plan import Placement
+from danqing.weights.residency import resident
+from danqing.weights.store import write_shards
+
+CPU, DTYPE = torch.device("cpu"), getattr(torch, sys.argv[2])
+CONFIG = SingleStreamConfig(num_layers=15, num_attention_heads=4, context_in_dim=64)
+
+
+def make():
+    return SingleStream(CONFIG)
+
+
+def memory(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
+
+
+def peak_of(task):
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
+    before = memory("VmRSS")
+    task()
+    return memory("VmHWM") - before
+
+
+def use(module):
+    with torch.no_grad():
+        table = module.modulation_table(torch.linspace(1, 0, 3))
+        prefix = module.prefix(torch.ones(1, 4, 64, dtype=DTYPE), table)
+        for step in range(3):
+            module(torch.ones(1, 16, 64, dtype=DTYPE), prefix, table.at(step), shape=GridShape(1, 4, 4))
+
+
+folder = Path(sys.argv[1])
+with torch.device("meta"):
+    shapes = {name: tensor.shape for name, tensor in make().state_dict().items()}
+    block = sum(tensor.numel() for tensor in make().transformer_blocks[0].parameters())
+    largest = max(shape.numel() for shape in shapes.values())
+write_shards(folder, "model", {name: torch.full(shape, 0.01) for name, shape in shapes.items()})
+module, residency = resident(make, folder, Placement(blocks=0, kept=False), device=CPU, dtype=DTYPE)
+
+
+def stream():
+    with residency.stage():
+        use(module)
+
+
+stream()  # what libraries allocate at first is not ours
+anonymous = memory("RssAnon")
+found = {"streamed": peak_of(stream), "left": memory("RssAnon") - anonymous}
+found["loaded"] = peak_of(lambda: build(make, folder, device=CPU, dtype=DTYPE))
+found |= {"whole": sum(shape.numel() for shape in shapes.values()) * DTYPE.itemsize}
+print(json.dumps(found | {"block": block * DTYPE.itemsize, "largest": largest}))
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_two_blocks_are_in_memory_and_nothing_after(tmp_path, dtype):
+    command = [sys.executable, "-c", MEASURE, str(tmp_path), dtype]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    found = json.loads(done.stdout)
+    print(found)
+    cast = 0 if dtype == "float32" else 4 * found["largest"]  # a tensor as it is stored
+    rest = found["whole"] - 15 * found["block"]
+    margin = 8 * MB
+    assert found["streamed"] < 2 * found["block"] + rest + cast + margin
+    assert found["streamed"] < found["whole"] / 2
+    assert found["left"] < margin
+    assert found["whole"] <= found["loaded"] + margin
+    assert found["loaded"] < found["whole"] + 2 * cast + margin
