@@ -8,6 +8,7 @@ codes, and connections that break. The real client library understands it too (s
 import hashlib
 import json
 import re
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -40,6 +41,8 @@ class Fault:
 
     cut: int | None = None
     """Break the connection after so many bytes."""
+    hold: int | None = None
+    """Wait for `released` after so many bytes."""
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     corrupt: bool = False
@@ -73,6 +76,19 @@ class Repository:
         return entry
 
 
+class Server(ThreadingHTTPServer):
+    """A server whose clients may leave without a word."""
+
+    def __init__(self, hub: "HubStandIn", *, store: bool) -> None:
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.hub, self.store = hub, store
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print only what is no broken connection."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
 class HubStandIn:
     """Repositories, the requests that came in for them, and faults by file, each used once."""
 
@@ -82,9 +98,10 @@ class HubStandIn:
         self.sent: dict[str, int] = defaultdict(int)
         """Bytes of content sent, by file."""
         self.faults: dict[str, list[Fault]] = defaultdict(list)
+        self.released = threading.Event()
         self.lock = threading.Lock()
-        self.hub = ThreadingHTTPServer(("127.0.0.1", 0), _answering(self, store=False))
-        self.store = ThreadingHTTPServer(("127.0.0.1", 0), _answering(self, store=True))
+        self.hub = Server(self, store=False)
+        self.store = Server(self, store=True)
 
     @property
     def url(self) -> str:
@@ -132,126 +149,140 @@ class HubStandIn:
                 thread.join()
 
 
-def _answering(hub: HubStandIn, *, store: bool) -> type[BaseHTTPRequestHandler]:
-    class Answers(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class Answers(BaseHTTPRequestHandler):
+    """One connection to either server."""
 
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+    server: Server
+    protocol_version = "HTTP/1.1"
 
-        def do_HEAD(self) -> None:
-            self.do_GET()
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
 
-        def do_GET(self) -> None:
-            address = urlsplit(self.path)
-            path = unquote(address.path)
-            span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-            start = int(span[1]) if span else 0
-            authorised = self.headers.get("Authorization") == f"Bearer {TOKEN}"
-            with hub.lock:
-                one = Asked(method=self.command, path=path, store=store, start=start, authorised=authorised)
-                hub.asked.append(one)
-            if store:
-                self._content(*_file_of(path), start)
-            elif path.startswith("/api/models/"):
-                self._listing(path, parse_qs(address.query), authorised)
-            else:
-                self._resolve(path, start, authorised)
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
-        def _listing(self, path: str, query: dict[str, list[str]], authorised: bool) -> None:
-            found = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/(.+))?", path)
-            repository = hub.repositories.get(found[1]) if found else None
-            if fault := self._fault("listing"):
-                return self._refuse(fault.status or 500, "", fault.headers)
-            if found is None or repository is None or (repository.private and not authorised):
-                return self._refuse(401 if not authorised else 404, "RepoNotFound")
-            if found[3] not in (None, "main", repository.commit):
-                return self._refuse(404, "RevisionNotFound")
-            entries = [repository.entry(path) for path in sorted(repository.files)]
-            if found[2] == "tree":
-                return self._json(
-                    [
-                        {"type": "file", "path": one["rfilename"], "size": one["size"], "oid": one["blobId"]}
-                        | ({"lfs": one["lfs"] | {"oid": one["lfs"]["sha256"]}} if "lfs" in one else {})
-                        for one in entries
-                    ]
-                )
-            if repository.listing is not None:
-                return self._json(repository.listing)
-            if "blobs" not in query:
-                entries = [{"rfilename": one["rfilename"]} for one in entries]
-            tags = [f"license:{repository.licence['license']}"] if repository.licence else []
-            return self._json(
-                {"id": found[1], "sha": repository.commit, "gated": "manual" if repository.gated else False}
-                | {"private": repository.private, "cardData": repository.licence, "tags": tags}
-                | {"siblings": entries}
+    def do_GET(self) -> None:
+        address = urlsplit(self.path)
+        path = unquote(address.path)
+        span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        start, end = (int(span[1]), int(span[2] or -1) + 1) if span else (0, 0)
+        authorised = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+        with self.server.hub.lock:
+            one = Asked(
+                method=self.command, path=path, store=self.server.store, start=start, authorised=authorised
             )
+            self.server.hub.asked.append(one)
+        if self.server.store:
+            self._content(*_file_of(path), (start, end))
+        elif path.startswith("/api/models/"):
+            self._listing(path, parse_qs(address.query), authorised)
+        else:
+            self._resolve(path, (start, end), authorised)
 
-        def _resolve(self, path: str, start: int, authorised: bool) -> None:
-            found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
-            repository = hub.repositories.get(found[1]) if found else None
-            if found is None or repository is None or (repository.private and not authorised):
-                return self._refuse(401, "RepoNotFound")
-            if repository.gated and not authorised:
-                return self._refuse(401, "GatedRepo")
-            if found[3] not in repository.files:
-                return self._refuse(404, "EntryNotFound")
-            entry = repository.entry(found[3])
-            common = {"X-Repo-Commit": repository.commit, "Accept-Ranges": "bytes"}
-            if "lfs" not in entry:
-                return self._content(found[1], found[3], start, {**common, "ETag": f'"{entry["blobId"]}"'})
-            self.send_response(302)
-            sha = entry["lfs"]["sha256"]
-            linked = {"X-Linked-Etag": f'"{sha}"', "X-Linked-Size": str(entry["size"]), "Content-Length": "0"}
-            place = f"http://127.0.0.1:{hub.store.server_port}/{found[1]}/resolve/{sha}/{found[3]}?signed=1"
-            for name, value in {**common, **linked, "Location": place}.items():
-                self.send_header(name, value)
-            self.end_headers()
+    def _listing(self, path: str, query: dict[str, list[str]], authorised: bool) -> None:
+        found = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/(.+))?", path)
+        repository = self.server.hub.repositories.get(found[1]) if found else None
+        if fault := self._fault("listing"):
+            return self._refuse(fault.status or 500, "", fault.headers)
+        if found is None or repository is None or (repository.private and not authorised):
+            return self._refuse(401 if not authorised else 404, "RepoNotFound")
+        if found[3] not in (None, "main", repository.commit):
+            return self._refuse(404, "RevisionNotFound")
+        entries = [repository.entry(path) for path in sorted(repository.files)]
+        if found[2] == "tree":
+            return self._json(
+                [
+                    {"type": "file", "path": one["rfilename"], "size": one["size"], "oid": one["blobId"]}
+                    | ({"lfs": one["lfs"] | {"oid": one["lfs"]["sha256"]}} if "lfs" in one else {})
+                    for one in entries
+                ]
+            )
+        if repository.listing is not None:
+            return self._json(repository.listing)
+        if "blobs" not in query:
+            entries = [{"rfilename": one["rfilename"]} for one in entries]
+        tags = [f"license:{repository.licence['license']}"] if repository.licence else []
+        return self._json(
+            {"id": found[1], "sha": repository.commit, "gated": "manual" if repository.gated else False}
+            | {"private": repository.private, "cardData": repository.licence, "tags": tags}
+            | {"siblings": entries}
+        )
+
+    def _resolve(self, path: str, span: tuple[int, int], authorised: bool) -> None:
+        found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        repository = self.server.hub.repositories.get(found[1]) if found else None
+        if found is None or repository is None or (repository.private and not authorised):
+            return self._refuse(401, "RepoNotFound")
+        if repository.gated and not authorised:
+            return self._refuse(401, "GatedRepo")
+        if found[3] not in repository.files:
+            return self._refuse(404, "EntryNotFound")
+        entry = repository.entry(found[3])
+        common = {"X-Repo-Commit": repository.commit, "Accept-Ranges": "bytes"}
+        if "lfs" not in entry:
+            return self._content(found[1], found[3], span, {**common, "ETag": f'"{entry["blobId"]}"'})
+        self.send_response(302)
+        sha = entry["lfs"]["sha256"]
+        linked = {"X-Linked-Etag": f'"{sha}"', "X-Linked-Size": str(entry["size"]), "Content-Length": "0"}
+        place = f"http://127.0.0.1:{self.server.hub.store.server_port}/{found[1]}/resolve/{sha}/{found[3]}?signed=1"
+        for name, value in {**common, **linked, "Location": place}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        return None
+
+    def _content(
+        self, repo: str, path: str, span: tuple[int, int], headers: dict[str, str] | None = None
+    ) -> None:
+        data = self.server.hub.repositories[repo].files[path]
+        fault = self._fault(path) or Fault()
+        if fault.status:
+            return self._refuse(fault.status, "", fault.headers)
+        if fault.corrupt:
+            data = bytes(byte ^ 1 for byte in data)
+        start, end = (0, 0) if fault.no_ranges else span
+        body = data[start : end or None]
+        ranged = {"Content-Range": f"bytes {start}-{start + len(body) - 1}/{len(data)}"}
+        ranged = ranged if start or end else {}
+        self.send_response(206 if ranged else 200)
+        for name, value in {**(headers or {}), **ranged, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
             return None
+        held = fault.hold if fault.hold is not None else fault.cut
+        self._send(path, body[:held])
+        if fault.hold is not None and self.server.hub.released.wait(30):
+            self._send(path, body[held:])
+        if fault.cut is not None:
+            self.close_connection = True
+        return None
 
-        def _content(self, repo: str, path: str, start: int, headers: dict[str, str] | None = None) -> None:
-            data = hub.repositories[repo].files[path]
-            fault = self._fault(path) or Fault()
-            if fault.status:
-                return self._refuse(fault.status, "", fault.headers)
-            if fault.corrupt:
-                data = bytes(byte ^ 1 for byte in data)
-            start = 0 if fault.no_ranges else start
-            body = data[start:]
-            self.send_response(206 if start else 200)
-            ranged = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
-            for name, value in {**(headers or {}), **ranged, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "HEAD":
-                return None
-            body = body[: fault.cut]
-            with hub.lock:
-                hub.sent[path] += len(body)
+    def _send(self, path: str, body: bytes) -> None:
+        try:
             self.wfile.write(body)
-            if fault.cut is not None:
-                self.close_connection = True
-            return None
+        except OSError:  # the client has gone
+            self.close_connection = True
+            return
+        with self.server.hub.lock:
+            self.server.hub.sent[path] += len(body)
 
-        def _fault(self, path: str) -> Fault | None:
-            with hub.lock:
-                waits = self.command == "GET" and hub.faults.get(path)
-                return hub.faults[path].pop(0) if waits else None
+    def _fault(self, path: str) -> Fault | None:
+        with self.server.hub.lock:
+            waits = self.command == "GET" and self.server.hub.faults.get(path)
+            return self.server.hub.faults[path].pop(0) if waits else None
 
-        def _json(self, values: Any) -> None:
-            raw = json.dumps(values).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(raw)))
-            self.end_headers()
-            self.wfile.write(raw)
+    def _json(self, values: Any) -> None:
+        raw = json.dumps(values).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
 
-        def _refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
-            self.send_response(status)
-            for name, value in {"X-Error-Code": code, "Content-Length": "0", **(headers or {})}.items():
-                self.send_header(name, value)
-            self.end_headers()
-
-    return Answers
+    def _refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"X-Error-Code": code, "Content-Length": "0", **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
 
 
 def _file_of(path: str) -> tuple[str, str]:

@@ -252,32 +252,36 @@ def _patiently(
 def _whole(hub: HubId, address: str) -> Iterator[bytes]:
     size = 0
     with _answer(hub, address) as response:
-        for piece in response.iter_bytes(_PIECE):
+        for piece in response.iter_bytes():
             size += len(piece)
             if size > _MAX_ANSWER:
                 raise CheckpointError(f"{hub}: expected a listing of at most {_MAX_ANSWER} bytes, found more")
             yield piece
 
 
-def _rest(hub: HubId, address: str, start: int, size: int) -> Iterator[bytes]:
-    """Yield a file's bytes from `start` to `size`, also from a server that knows no ranges."""
-    with _answer(hub, address, {"Range": f"bytes={start}-"} if start else {}) as response:
+def _rest(hub: HubId, address: str, start: int, end: int, *, whole: bool = True) -> Iterator[bytes]:
+    """Yield a file's bytes from `start` to `end`, as they come, so that none are lost when it breaks off.
+
+    A server that knows no ranges starts anew, and what is known of it is skipped.
+    """
+    wanted = {"Range": f"bytes={start}-{end - 1}"} if start or not whole else {}
+    with _answer(hub, address, wanted) as response:
         skipped = start if response.status_code != 206 else 0
-        for piece in response.iter_bytes(_PIECE):
+        for piece in response.iter_bytes():
             if skipped >= len(piece):
                 skipped -= len(piece)
                 continue
-            kept = piece[skipped : skipped + size - start]
+            kept = piece[skipped : skipped + end - start]
             skipped, start = 0, start + len(kept)
             if kept:
                 yield kept
-            if start == size:
+            if start == end:
                 return
 
 
 def _range(hub: HubId, address: str, start: int, end: int) -> bytes:
     raw = bytearray()
-    rest = lambda: _rest(hub, address, start + len(raw), end)  # noqa: E731
+    rest = lambda: _rest(hub, address, start + len(raw), end, whole=False)  # noqa: E731
     for piece in _patiently(rest, threading.Event(), end - start):
         raw += piece
     return bytes(raw)
@@ -308,7 +312,7 @@ def _answer(hub: HubId, address: str, headers: dict[str, str] | None = None) -> 
 
     token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
     sent = {"User-Agent": f"danqing/{__version__}", "Accept-Encoding": "identity"} | (headers or {})
-    if token:  # the session takes it off where it is sent on to another host
+    if token:  # taken off where the hub sends us on to another host
         sent["Authorization"] = f"Bearer {token}"
     wait = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
     try:

@@ -225,8 +225,8 @@ def _needed(
     read = {file.path: place.show(file, listing.commit) for file in configs}
     files = [*configs, *word_files(listing)]
     for part in parts:
-        index = _read_json(read[indexed[part].path]) if part in indexed else None
-        files += weight_files(listing, part, index)
+        said = _read_json(read[indexed[part].path]) if part in indexed else None
+        files += weight_files(listing, part, said)
     return files
 
 

@@ -303,20 +303,20 @@ def _file(repo: str, values: Any) -> RemoteFile:
 
 
 def _licence(values: Any) -> Licence:
-    card = _get(values, "cardData")
-    name = _get(card, "license")
-    if isinstance(name, list):  # a model under several: one may choose, or must keep all; let people read
-        name = " and ".join(map(str, name))
-    tags = _get(values, "tags")
-    if not name and isinstance(tags, list):
-        tagged = [str(tag).removeprefix("license:") for tag in tags if str(tag).startswith("license:")]
-        name = tagged[0] if tagged else None
+    card, tags = _get(values, "cardData"), _get(values, "tags")
+    stated = _get(card, "license")
+    if not stated and isinstance(tags, list):
+        marked = [str(tag).removeprefix("license:") for tag in tags if str(tag).startswith("license:")]
+        stated = marked[0] if marked else None
+    # several licences: whether one may choose or must keep them all is for people to read
+    names = [shown(one).lower() for one in (stated if isinstance(stated, list) else [stated]) if one]
+    name = " and ".join(names[:4]) or "no licence stated"
     if name in ("other", "unknown"):
-        name = _get(card, "license_name") or name
-        name = name if name not in PERMISSIVE else f"{name} (of its own)"
+        name = shown(_get(card, "license_name") or name).lower()
+        name = f"{name} (of its own)" if name in PERMISSIVE else name
     link = _get(card, "license_link")
     return Licence(
-        name=shown(name or "no licence stated").lower() if name else "no licence stated",
+        name=name,
         link=shown(link) if isinstance(link, str) and re.match(r"https?://", link) else None,
     )
 
