@@ -213,6 +213,18 @@ def test_packed_weights_become_plain_again(tiny_folder, tmp_path):
     assert torch.equal(load_file(written(again))[name], expected)
 
 
+def unpacked(folder, target):
+    """Return the parts of a folder in fp32, whatever they were stored in."""
+    plain = written(plan_folder(folder_origin(Folder(folder)), target, precision="fp32"))
+    return {part: tensors(plain, part) for part in PARTS}
+
+
+def check_error(found, expected, precision):
+    assert found.keys() == expected.keys()
+    errors = {name: (found[name] - expected[name]).norm() / expected[name].norm() for name in expected}
+    assert 0 < max(errors.values()) < (0.02 if precision == "int8" else 0.2)
+
+
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_whole_numbers_in_folders(tiny_folder, tmp_path, precision):
     plan = plan_folder(folder_origin(Folder(tiny_folder)), tmp_path / "new", precision=precision)
@@ -221,12 +233,33 @@ def test_whole_numbers_in_folders(tiny_folder, tmp_path, precision):
     kinds = {file.path.parts[0]: file.kinds for file in plan.files}
     assert set(kinds["vae"]) == {"F32"}
     assert kinds["transformer"]["I8" if precision == "int8" else "F16"] == 28
-    plain = plan_folder(folder_origin(Folder(folder)), tmp_path / "plain", precision="fp32")
-    for part in PARTS:
-        found, expected = tensors(written(plain, overwrite=True), part), tensors(tiny_folder, part)
-        assert found.keys() == expected.keys()
-        worst = max((found[name] - expected[name]).norm() / expected[name].norm() for name in expected)
-        assert worst < (0.02 if precision == "int8" else 0.2)
+    found = unpacked(folder, tmp_path / "plain")
+    same(found["vae"], tensors(tiny_folder, "vae"))
+    for part in ("transformer", "text_encoder"):
+        check_error(found[part], tensors(tiny_folder, part), precision)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("size", ["tiny_folder", "tiny21_folder"])
+def test_whole_numbers_in_a_file(request, tmp_path, size, precision):
+    folder = request.getfixturevalue(size)
+    for part in ("transformer", "text_encoder"):
+        plan = plan_file(
+            folder_origin(Folder(folder)), tmp_path / "x.safetensors", parts=[part], precision=precision
+        )
+        file = written(plan, overwrite=True)
+        assert file.stat().st_size == plan.size
+        back = plan_file(
+            file_origin(file, like=None, release=None), tmp_path / "y.safetensors", precision="fp32"
+        )
+        check_error(read(written(back, overwrite=True), part), tensors(folder, part), precision)
+
+
+def test_a_file_in_whole_numbers_draws_nearly_the_same_picture(tiny, tiny_folder, tmp_path):
+    plan = plan_file(folder_origin(Folder(tiny_folder)), tmp_path / "x.safetensors", precision="int8")
+    model = danqing.load(tiny_folder, transformer=written(plan), **FAST)
+    found, expected = (np.asarray(one.generate("a red apple", seed=3)).astype(int) for one in (model, tiny))
+    assert 0 < np.abs(found - expected).mean() < 2
 
 
 def test_a_whole_folder(tiny_folder, tmp_path):

@@ -145,18 +145,58 @@ def test_a_scale_without_a_rank(convert, model):
     torch.testing.assert_close(load_adapter(new, model)[LAYER].weight(), expected)
 
 
+GATE, PROJ, BOTH = (f"transformer_blocks.0.img_mlp.{name}" for name in ("gate_layer", "proj", "gate_up"))
+
+
+@pytest.fixture(scope="module")
+def single():
+    return randomized(SingleStream(TRANSFORMER_21), 1)
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_fused_layer_is_taken_apart(convert, tiny21_folder, dialect):
-    single = randomized(SingleStream(TRANSFORMER_21), 1)
-    gate = single.get_submodule("transformer_blocks.0.img_mlp.gate_layer")
-    start = "diffusion_model.transformer_blocks.0.img_mlp.gate_up"
+def test_a_fused_layer_is_taken_apart_where_it_is_two(convert, single, tiny21_folder, dialect):
+    gate, start = single.get_submodule(GATE), f"diffusion_model.{BOTH}"
     tensors = {f"{start}.lora_down.weight": draw(2, gate.in_features), f"{start}.alpha": torch.tensor(1.0)}
     tensors[f"{start}.lora_up.weight"] = draw(2 * gate.out_features, 2)
     new = convert(tensors, dialect, like=Folder(tiny21_folder))
     found, expected = load_adapter(new, single), load_adapter(new.with_name("old.safetensors"), single)
-    assert len(found) == 2
+    assert list(found) == [GATE, PROJ]
     for layer, delta in found.items():
         torch.testing.assert_close(delta.weight(), expected[layer].weight())
+    if dialect == "comfyui":
+        stored = load_file(new)
+        assert all(torch.equal(stored[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("alphas", [(2.0, 3.0), (2.0, 0.5)], ids=["one scale", "two scales"])
+@pytest.mark.parametrize("layers", [(GATE,), (PROJ,), (GATE, PROJ)], ids=["gate", "proj", "both"])
+def test_two_layers_become_the_one_that_comfyui_has(convert, single, tiny21_folder, layers, alphas):
+    tensors = {}
+    for layer, rank, alpha in zip(layers, (2, 3), alphas, strict=False):
+        module = single.get_submodule(layer)
+        tensors[f"transformer.{layer}.lora_A.weight"] = draw(rank, module.in_features)
+        tensors[f"transformer.{layer}.lora_B.weight"] = draw(module.out_features, rank)
+        tensors[f"transformer.{layer}.alpha"] = torch.tensor(alpha)
+    new = convert(tensors, "comfyui", like=Folder(tiny21_folder))
+    ends = ("lora_down.weight", "lora_up.weight", "alpha")
+    assert load_file(new).keys() == {f"diffusion_model.{BOTH}.{end}" for end in ends}
+    found, expected = load_adapter(new, single), load_adapter(new.with_name("old.safetensors"), single)
+    for layer in (GATE, PROJ):
+        wanted = expected[layer].weight() if layer in layers else torch.zeros(found[layer].shape)
+        torch.testing.assert_close(found[layer].weight(), wanted)
+
+
+def test_a_lokr_of_half_a_layer_of_comfyui(convert, single, tiny21_folder):
+    module = single.get_submodule(GATE)
+    tensors = {
+        f"{GATE}.lokr_w1": draw(2, 2),
+        f"{GATE}.lokr_w2": draw(module.out_features // 2, module.in_features // 2),
+    }
+    assert convert(tensors, "kohya", like=Folder(tiny21_folder)).exists()
+    with pytest.raises(
+        RequestError, match="gate_up: expected LoRAs without bias, found others; ComfyUI has two"
+    ):
+        convert(tensors, "comfyui", like=Folder(tiny21_folder))
 
 
 def test_a_distilled_adapter_goes_on_saying_its_steps(convert):

@@ -1,7 +1,8 @@
 """Adapter files in another dialect: names change, numbers stay wherever the dialect lets them.
 
 Between ComfyUI and kohya every factor and every alpha is copied as it is. diffusers has no alpha: a scale
-goes into the up matrix, rounded once. What changes a fused layer is taken apart into its layers.
+goes into the up matrix, rounded once. ComfyUI has two layers of 2.1 as one: what changes it is taken apart
+for the others, and what changes either of the two is put together for it.
 """
 
 import re
@@ -15,7 +16,7 @@ from danqing.errors import CheckpointError, RequestError
 from danqing.models.mmdit import MMDiT, MMDiTConfig
 from danqing.models.single_stream import SingleStream, SingleStreamConfig
 from danqing.weights.adapter_layouts import Change, adapter_file, changes_of, scale_of
-from danqing.weights.adapter_names import FACTORS, TEXT_ENCODER_PREFIXES, WRITTEN
+from danqing.weights.adapter_names import FACTORS, FUSED, TEXT_ENCODER_PREFIXES, WRITTEN
 from danqing.weights.adapters import (
     Dialect,
     delta_of,
@@ -70,10 +71,12 @@ def plan_adapter(
             for change in changes
             if (one := change.factors.get("alpha")) is not None
         }
+    scaled = [(change, scale_of(change, alphas.get(change.layers))) for change in changes]
+    fuse = dialect == "comfyui" and isinstance(model, SingleStream)
     items = [
         item
-        for change in changes
-        for item in _items(file, change, scale_of(change, alphas.get(change.layers)), dialect, precision)
+        for group in (_fused(scaled) if fuse else [[one] for one in scaled])
+        for item in _items(file, group, dialect, precision)
     ]
     texts = sum(key.startswith(TEXT_ENCODER_PREFIXES) for key in header.tensors)
     note = f"{texts} tensors for the text encoder are left out, which nobody uses with Qwen-Image"
@@ -98,17 +101,46 @@ def _models(header: Header, like: Folder | None, release: str | None) -> Iterato
                 yield SingleStream(SingleStreamConfig())
 
 
-def _items(
-    file: Path, change: Change, scale: float, dialect: Dialect, precision: Precision
-) -> Iterator[Item]:
+_Scaled = tuple[Change, float]
+
+
+def _fused(scaled: Sequence[_Scaled]) -> list[list[_Scaled]]:
+    """Return the changes with those of layers that ComfyUI keeps as one side by side."""
+    groups: dict[str, list[_Scaled]] = {}
+    for change, scale in scaled:
+        groups.setdefault(_whole(change.layers[0]), []).append((change, scale))
+    return list(groups.values())
+
+
+def _whole(layer: str) -> str:
+    """Return the layer of ComfyUI that one of ours is a part of."""
+    for fused, parts in FUSED.items():
+        for part in parts:
+            if layer.endswith("." + part):
+                return layer.removesuffix(part) + fused
+    return layer
+
+
+def _items(file: Path, group: Sequence[_Scaled], dialect: Dialect, precision: Precision) -> Iterator[Item]:
+    change, scale = group[0]
     kinds = [kept_kind(one.dtype) for name, one in change.factors.items() if name != "alpha"]
     kind = KINDS.get(precision, kinds[0])
+    layer, fused = change.layers[0], _whole(change.layers[0])
+    whole = len(change.layers) > 1 and dialect == "comfyui"
+    if dialect == "comfyui" and fused != layer and not whole:
+        yield _joined(file, fused, group, kind)
+        return
     rank = change.sizes.get("r") or change.sizes.get("s")
-    scaled = rank is None and scale != 1
-    if dialect == "diffusers" or len(change.layers) > 1 or "up_bias" in change.factors or scaled:
+    unsaid = rank is None and scale != 1
+    if (
+        dialect == "diffusers"
+        or (len(change.layers) > 1 and not whole)
+        or "up_bias" in change.factors
+        or unsaid
+    ):
         yield _rewritten(file, change, scale, dialect, kind)
         return
-    start = written_layer(change.layers[0], dialect)
+    start = written_layer(fused if whole else layer, dialect)
     ends = _ENDS | {name: WRITTEN[dialect][name] for name in ("down", "up")}
     for name, one in change.factors.items():
         if name != "alpha":
@@ -120,6 +152,42 @@ def _items(
     elif rank is not None:
         value = torch.tensor(scale * rank)
         yield Item((), (Slot(f"{start}.alpha", "F32", ()),), lambda _: [value])
+
+
+def _joined(file: Path, fused: str, group: Sequence[_Scaled], kind: str) -> Item:
+    """Return LoRAs of one or both halves of a layer as one of the whole: ranks add up, each in its rows."""
+    stem = fused.removesuffix("img_mlp.gate_up")
+    halves = [stem + part for part in FUSED["img_mlp.gate_up"]]
+    changed = {change.layers[0]: (change, scale) for change, scale in group}
+    if len(changed) < len(group) or any(set(c.factors) - {"alpha"} != {"down", "up"} for c, _ in group):
+        raise RequestError(
+            f"{file}: {fused}: expected LoRAs without bias, found others; ComfyUI has two layers as one here"
+        )
+    rows, columns = group[0][0].sizes["o"], group[0][0].sizes["i"]
+    rank = sum(change.sizes["r"] for change, _ in group)
+    scales = {scale for _, scale in group}
+    start = written_layer(fused, "comfyui")
+    ends = WRITTEN["comfyui"]
+    slots = (
+        Slot(f"{start}.{ends['down']}", kind, (rank, columns)),
+        Slot(f"{start}.{ends['up']}", kind, (len(halves) * rows, rank)),
+        Slot(f"{start}.alpha", "F32", ()),
+    )
+    kept = [(place, *changed[half]) for place, half in enumerate(halves) if half in changed]
+    keys = tuple(change.factors[name].key for _, change, _ in kept for name in ("down", "up"))
+
+    def make(tensors: Sequence[Tensor]) -> Made:
+        given = [_finite(file, key, tensor).float() for key, tensor in zip(keys, tensors, strict=True)]
+        up, before = torch.zeros(slots[1].shape), 0
+        for (place, change, scale), part in zip(kept, given[1::2], strict=True):
+            after = before + change.sizes["r"]
+            up[place * rows : (place + 1) * rows, before:after] = part if len(scales) == 1 else scale * part
+            before = after
+        alpha = torch.tensor(rank * (scales.copy().pop() if len(scales) == 1 else 1.0))
+        made = (torch.cat(given[::2]), up, alpha)
+        return [cast(slot.name, one, slot.kind) for slot, one in zip(slots, made, strict=True)]
+
+    return Item(keys, slots, make)
 
 
 def _copied(file: Path, key: str, slot: Slot) -> Item:
