@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -298,7 +298,7 @@ class _Place(NamedTuple):
     """Where a tensor goes: an entry of the dictionary in which its layer, adapted or not, looks for it."""
 
     name: str
-    owner: dict[str, Tensor | None]
+    owner: dict[str, Any]
     leaf: str
     absent: Tensor
     """What is there while the tensor is not in memory; on meta."""
@@ -389,7 +389,7 @@ def _units(
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         path, _, leaf = name.rpartition(".")
         layer = module.get_submodule(path)
-        owner = layer._parameters if leaf in layer._parameters else layer._buffers
+        owner: dict[str, Any] = layer._parameters if leaf in layer._parameters else layer._buffers
         while path and path not in places:
             path = path.rpartition(".")[0]
         places.get(path, rest).append(_Place(name, owner, leaf, tensor, place(name)))

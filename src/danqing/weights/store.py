@@ -191,7 +191,7 @@ def read_bytes(stream: FileIO, start: int, target: Tensor) -> None:
     They go straight into the tensor's memory. Raises CheckpointError, before anything is read, for a file
     that ends earlier.
     """
-    view = memoryview(target.detach().reshape(-1).view(torch.uint8).numpy())
+    view = target.detach().reshape(-1).view(torch.uint8).numpy().data
     descriptor, size = stream.fileno(), os.fstat(stream.fileno()).st_size
     if start + len(view) > size:
         raise CheckpointError(
