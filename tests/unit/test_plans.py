@@ -168,6 +168,22 @@ def test_rewrites_by_a_plan(plan, tiny21, tiny21_folder, caplog):
             assert np.array_equal(run(**options), expected(**options))
 
 
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_smaller_numbers_streamed_are_those_that_stay(kind, tiny_folder, tiny):
+    small = Placement(format=kind)
+    stays = planned(tiny_folder, MemoryPlan(budget=0, transformer=small, text_encoder=small))
+    streamed = dataclasses.replace(small, blocks=0, kept=False)
+    comes = planned(
+        tiny_folder,
+        MemoryPlan(budget=0, transformer=streamed, text_encoder=streamed, modulation_kept=False),
+    )
+    drawn = [np.asarray(model.generate("an apple", seed=1)) for model in (stays, comes, tiny)]
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    kept = {tensor.dtype for tensor in comes.components.transformer.transformer_blocks.parameters()}
+    assert (torch.int8 if kind == "int8" else torch.uint8) in kept
+
+
 def test_adapters_by_a_plan(plan, tiny_folder, tiny, tmp_path):
     generator = torch.Generator().manual_seed(0)
     down, up = torch.randn(2, 32, generator=generator), torch.randn(32, 2, generator=generator)

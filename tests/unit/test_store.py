@@ -1,12 +1,14 @@
 """Tensors and JSON on disk: what is broken is told in one line."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from danqing.errors import CheckpointError
-from danqing.weights.store import Shards, open_safetensors, read_json, write_json, write_shards
+from danqing.weights import store
+from danqing.weights.store import DTYPES, Shards, open_safetensors, read_json, write_json, write_shards
 
 TENSORS = {
     "a": torch.arange(6.0).view(2, 3),
@@ -43,6 +45,54 @@ def test_what_is_written_is_read(tmp_path, max_shard_bytes):
 def test_only_what_is_asked_for_is_read(tmp_path):
     write_shards(tmp_path, "model", TENSORS, max_shard_bytes=1)
     assert [name for name, _ in Shards.open(tmp_path).read(["c", "a"])] == ["c", "a"]
+
+
+def test_tensors_are_read_into_memory_of_ones_own(tmp_path):
+    write_shards(tmp_path, "model", TENSORS, max_shard_bytes=30)
+    targets = {"c": torch.ones(2, 2, dtype=torch.bfloat16), "a": torch.zeros(2, 3, dtype=torch.bfloat16)}
+    Shards.open(tmp_path).read_into(targets)
+    assert torch.equal(targets["c"], TENSORS["c"])
+    assert torch.equal(targets["a"], TENSORS["a"].bfloat16())
+
+
+@pytest.mark.parametrize("dtype", sorted(set(DTYPES.values()), key=str))
+def test_every_type_is_read(tmp_path, dtype):
+    values = torch.arange(6).view(2, 3).to(dtype)
+    write_shards(tmp_path, "model", {"matrix": values, "number": values[1, 2].clone(), "none": values[:0]})
+    found = read(tmp_path)
+    assert {tensor.dtype for tensor in found.values()} == {dtype}
+    assert raw(found["matrix"]) == raw(values)
+    assert (found["number"].shape, found["none"].shape) == ((), (0, 3))
+    assert raw(found["number"]) == raw(values[1, 2])
+    rows = Shards.open(tmp_path).read_rows("matrix", [1, 0, 1])
+    assert raw(rows) == raw(torch.stack((values[1], values[0], values[1])))
+
+
+def raw(tensor):
+    return tensor.reshape(-1).view(torch.uint8).tolist()
+
+
+def test_rows_alone_are_read(tmp_path, monkeypatch):
+    write_shards(tmp_path, "model", {"matrix": torch.arange(40.0).view(10, 4)})
+    read_bytes, sizes = store.read_bytes, []
+    monkeypatch.setattr(
+        store, "read_bytes", lambda *found: (sizes.append(found[2].nbytes), read_bytes(*found))[1]
+    )
+    assert Shards.open(tmp_path).read_rows("matrix", [7]).tolist() == [[28.0, 29.0, 30.0, 31.0]]
+    assert sizes == [16]
+
+
+@pytest.mark.parametrize("left", [0, 1, 30])
+def test_a_file_that_shrinks_after_its_header_was_read(tmp_path, left):
+    write_shards(tmp_path, "model", TENSORS)
+    shards = Shards.open(tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: shards.tensors["b"].start + left])
+    with fails("truncated since it was opened; download it again") if left < 20 else nullcontext():
+        dict(shards.read(["b"]))
+    file.unlink()
+    with fails("expected a safetensors file, found none"):
+        dict(shards.read(["b"]))
 
 
 def test_no_file_and_two_files(tmp_path):

@@ -138,5 +138,6 @@ def _check_types(where: Path | str, types: Mapping[str, tuple[torch.dtype, str]]
     if wrong:
         shown = ", ".join(wrong[:_NAMED]) + (", …" if len(wrong) > _NAMED else "")
         raise CheckpointError(
-            f"{where}: expected floating-point weights, found {len(wrong)} others ({shown})"
+            f"{where}: expected floating-point weights, and whole numbers in quantised layers alone, found "
+            f"{len(wrong)} others ({shown})"
         )
