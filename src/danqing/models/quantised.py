@@ -155,7 +155,7 @@ def working_bytes(layer: QuantisedLinear, tokens: int, dtype: torch.dtype, devic
     rotation = 2 * 4 * dim_in * min(tokens, _rows_at_once(dim_in, device))
     if isinstance(layer, Int4Linear):
         channels = min(dim_out, _CHANNELS)
-        part = channels * (2 * dim_in * dtype.itemsize + tokens * dtype.itemsize)
+        part = channels * (dim_in * (dtype.itemsize + 1) + tokens * dtype.itemsize)
         return tokens * dim_in * dtype.itemsize + max(rotation, part)
     products = min(tokens, _products_at_once(dim_out, device)) + min(tokens, _rows_at_once(dim_out, device))
     return tokens * (dim_in + 4) + max(rotation, 4 * dim_out * products)
@@ -250,7 +250,8 @@ def _rotated_parts(rows: Tensor, block: int) -> Iterator[tuple[slice, Tensor]]:
     A block is a small grid, turned from both sides. Each has a multiplication of its own, whose result
     cannot depend on how many blocks there are.
     """
-    step, dim = min(_rows_at_once(rows.shape[1], rows.device), len(rows)), rows.shape[1]
+    dim = rows.shape[1]
+    step = max(1, min(_rows_at_once(dim, rows.device), len(rows)))
     inner = min(block, 16)
     sides = (block // inner, inner)
     given, turned = (torch.empty(step, dim, device=rows.device) for _ in range(2))
@@ -319,9 +320,14 @@ def _int_matmul(
         padded = F.pad(tokens, (0, 0, 0, max(32 - rows, 0)))  # the kernel wants more than 16 rows
         out.copy_(torch._int_mm(padded, weight.t())[:rows])
     else:
-        out.zero_()
-        for part in _runs(dim_in, _EXACT):
-            out += (tokens[:, part].float() @ weight[:, part].float().t()).to(torch.int32)
+        _float_matmul(tokens, weight, out=out)
+
+
+def _float_matmul(tokens: Tensor, weight: Tensor, *, out: Tensor) -> None:
+    """Do the same where nobody multiplies bytes: in fp32, as many at once as it can add without rounding."""
+    out.zero_()
+    for part in _runs(weight.shape[1], _EXACT):
+        out += (tokens[:, part].float() @ weight[:, part].float().t()).to(torch.int32)
 
 
 def _unpacked(packed: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
