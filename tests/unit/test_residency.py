@@ -11,7 +11,7 @@ from danqing.models.lora import LowRank, attach, detach
 from danqing.models.mmdit import MMDiT
 from danqing.models.qwen3_vl import Qwen3VL
 from danqing.models.rope import GridShape
-from danqing.models.single_stream import SingleStream
+from danqing.models.single_stream import SingleStream, is_modulation
 from danqing.models.vae import VAE, fold
 from danqing.models.vision import patchify
 from danqing.models.vlm import VLM
@@ -359,3 +359,31 @@ def test_each_streamed_block_is_read_once_a_step(tmp_path, monkeypatch):
     with residency.stage(), torch.no_grad():
         draw21(module)  # three passes over the blocks, of which four are streamed
     assert 3 * 4 <= len(read) <= 3 * 4 + 2  # and two of the pass that does not come
+
+
+@pytest.mark.gpu
+def test_streamed_to_a_gpu_is_resident_bit_for_bit(tmp_path):
+    write_shards(tmp_path, "model", randomized(SingleStream(DENOISER21), 4).state_dict())
+    cuda = torch.device("cuda")
+
+    def place(name: str) -> torch.device:
+        return CPU if is_modulation(name) else cuda
+
+    def velocities(model):
+        img, txt = torch.ones(1, 16, 64, device=cuda), torch.ones(1, 3, 32, device=cuda)
+        with torch.no_grad():
+            table = model.modulation_table(torch.linspace(1, 0.1, 9)).to(cuda)
+            prefix = model.prefix(txt, table)
+            return [model(img, prefix, table.at(step), shape=GridShape(1, 4, 4)) for step in range(8)]
+
+    whole = build(lambda: SingleStream(DENOISER21), tmp_path, device=place, dtype=torch.float32)
+    module, residency = resident(
+        lambda: SingleStream(DENOISER21),
+        tmp_path,
+        Placement(blocks=1, kept=False),
+        device=place,
+        dtype=torch.float32,
+    )
+    with residency.stage():
+        assert same(velocities(module), velocities(whole))
+    assert absent(module) == set(dict(module.named_parameters()))
