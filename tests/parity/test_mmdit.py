@@ -76,18 +76,18 @@ def run_both(reference, ours, shapes, lengths, *, additional=None, dtype=torch.f
 def test_rotary_tables(pairs, kind, shapes):
     reference, ours = pairs[kind]
     img, txt = reference.pos_embed([shapes], max_txt_seq_len=9, device=CPU)
-    txt_turn, img_turn = ours.rotations(shapes, 9, CPU)
-    close(torch.complex(*img_turn), img, 1e-6)
-    close(torch.complex(*txt_turn), txt, 1e-6)
+    layout = ours.layout(shapes, 9, device=CPU)
+    close(torch.view_as_complex(layout.img_turn), img, 1e-6)
+    close(torch.view_as_complex(layout.txt_turn), txt, 1e-6)
 
 
 def test_rotary_tables_of_a_large_picture_and_a_long_text(pairs):
     reference, ours = pairs["plain"]
     shapes = [GridShape(1, 83, 104)]
     img, txt = reference.pos_embed([shapes], max_txt_seq_len=1024, device=CPU)
-    txt_turn, img_turn = ours.rotations(shapes, 1024, CPU)
-    close(torch.complex(*img_turn), img, 1e-5)
-    close(torch.complex(*txt_turn), txt, 1e-5)
+    layout = ours.layout(shapes, 1024, device=CPU)
+    close(torch.view_as_complex(layout.img_turn), img, 1e-5)
+    close(torch.view_as_complex(layout.txt_turn), txt, 1e-5)
 
 
 @torch.no_grad()
@@ -143,11 +143,10 @@ def test_one_block(pairs, lengths):
     shapes = SHAPES["odd"]
     img, txt, embedded = draw(2, 15, 48), draw(2, 6, 48), draw(2, 48)
     mask = torch.arange(6) < torch.tensor(lengths).unsqueeze(1)
-    joint = torch.cat((mask, torch.ones(2, 15, dtype=torch.bool)), dim=1)[:, None, None]
     peer, block = reference.transformer_blocks[0], ours.transformer_blocks[0]
     expected = peer(img, txt, mask, embedded, reference.pos_embed([shapes], max_txt_seq_len=6, device=CPU))
-    img_mod, txt_mod = peer.img_mod(embedded).unsqueeze(1), peer.txt_mod(embedded).unsqueeze(1)
-    txt_out, img_out = block(img, txt, img_mod, txt_mod, ours.rotations(shapes, 6, CPU), joint)
+    img_mod, txt_mod = peer.img_mod(embedded).unsqueeze(1), peer.txt_mod(embedded)
+    txt_out, img_out = block(img, txt, img_mod, txt_mod, ours.layout(shapes, 6, lengths, device=CPU))
     close(img_out, expected[1], 1e-5)
     close(txt_out[mask], expected[0][mask], 1e-5)
 

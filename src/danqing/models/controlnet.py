@@ -19,12 +19,12 @@ from danqing.errors import ConfigError
 from danqing.models.layers import RMSNorm
 from danqing.models.mmdit import (
     Block,
+    Layout,
     MMDiTConfig,
     ModulationTable,
     TimeEmbedding,
     block_modulations,
-    key_mask,
-    rotary_tables,
+    joint_layout,
     tabulated,
 )
 from danqing.models.rope import GridShape
@@ -92,25 +92,39 @@ class ControlNet(nn.Module):
         control: Float[Tensor, "batch img_seq control_channels"],
         modulation: ModulationTable,
         *,
-        shape: GridShape,
+        shape: GridShape | None = None,
         lengths: Sequence[int] | None = None,
+        layout: Layout | None = None,
     ) -> list[Float[Tensor, "batch img_seq dim"]]:
         """Return one residual for each of its blocks; see `Residuals` for where they go.
 
         `control` are the packed latents of the control picture, of the noised picture's size, with the mask
-        (1 = keep) behind them where the config says so.
+        (1 = keep) behind them where the config says so. A `layout`, made of shape and lengths once for many
+        steps, takes their place.
         """
+        if layout is None:
+            shapes = () if shape is None else (shape,)
+            layout = self.layout(shapes, txt.shape[1], lengths, device=img.device)
+        layout.check(img.shape[1], txt.shape[1])
         img = self.img_in(img) + self.controlnet_x_embedder(control)
         txt = self.txt_in(self.txt_norm(txt))
-        turn = rotary_tables([shape], txt.shape[1], self.config.axes_dims_rope, img.device)
-        mask = key_mask(lengths, txt.shape[1], img.shape[1], img.device)
         residuals = []
         layers = zip(self.transformer_blocks, self.controlnet_blocks, strict=True)
         for index, (block, out) in enumerate(layers):
-            img_mod, txt_mod = modulation.img[:, index], modulation.txt[:, index].unsqueeze(1)
-            txt, img = block(img, txt, img_mod, txt_mod, turn, mask)
+            txt, img = block(img, txt, modulation.img[:, index], modulation.txt[:, index], layout)
             residuals.append(out(img))
         return residuals
+
+    def layout(
+        self,
+        shapes: Sequence[GridShape],
+        txt_seq: int,
+        lengths: Sequence[int] | None = None,
+        *,
+        device: torch.device,
+    ) -> Layout:
+        """Return where the tokens of the picture and of the text stand; see `MMDiT.layout`."""
+        return joint_layout(shapes, txt_seq, lengths, self.config.axes_dims_rope, device)
 
     def modulate(self, sigma: Float[Tensor, " rows"]) -> ModulationTable:
         """Return the modulation of every block for each noise level, where its layers are; `out` is empty."""

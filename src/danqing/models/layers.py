@@ -25,6 +25,24 @@ class RMSNorm(nn.Module):
         return self.weight * wide.to(self.weight.dtype)
 
 
+def modulated(
+    tokens: Float[Tensor, "batch seq dim"],
+    scale: Float[Tensor, "rows #seq dim"],
+    shift: Float[Tensor, "rows #seq dim"] | None = None,
+    *,
+    eps: float = 1e-6,
+) -> Float[Tensor, "batch seq dim"]:
+    """Layer norm without weights of its own, times `scale`, plus `shift`.
+
+    One row for all tokens, as in drawing, is one pass over them, rounded once.
+    """
+    dim = tokens.shape[-1:]
+    if scale.shape[:-1].numel() == 1:
+        return F.layer_norm(tokens, dim, scale.flatten(), None if shift is None else shift.flatten(), eps)
+    normed = F.layer_norm(tokens, dim, eps=eps)
+    return normed * scale if shift is None else torch.addcmul(shift, normed, scale)
+
+
 def embedding(count: int, dim: int) -> nn.Embedding:
     """Return an embedding table, on the meta device without its random fill: that takes two seconds there."""
     values = torch.empty(count, dim)

@@ -2,7 +2,12 @@
 
 Text and picture tokens keep their own weights and meet in joint attention. Every block is modulated by the
 noise level alone, so for sampling the whole schedule's modulation is a table computed once
-(`modulation_table`).
+(`modulation_table`); positions and the text mask are too (`MMDiT.layout`).
+
+Memory of a forward without gradients, beyond weights and arguments, in streams of batch x img_seq x dim
+numbers: at most seven and the text's. In a feed-forward layer they are the stream, its normalised form, the
+hidden units (four) and the result; in attention the stream, its normalised form, queries, keys and a fp32
+copy (two streams of bf16) of the one that is being turned.
 
 Source: Qwen-Image technical report (arXiv 2508.02324), section 2.3 and table 1; MMDiT: Esser et al.
 (arXiv 2403.03206). Parameter names are those of `Qwen/Qwen-Image`, folder `transformer`.
@@ -20,8 +25,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from danqing.errors import ConfigError, RequestError
-from danqing.models.layers import RMSNorm, embedding
-from danqing.models.rope import GridShape, image_positions, rotate, rotation, text_positions
+from danqing.models.layers import RMSNorm, embedding, modulated
+from danqing.models.rope import GridShape, image_positions, rotation, text_positions, turned
 
 # Sigmas are modulated in groups of this many, so that a row never depends on the schedule's length.
 _ROWS = 16
@@ -93,6 +98,27 @@ class ModulationTable(NamedTuple):
         return ModulationTable(*(part[step : step + 1] for part in self))
 
 
+class Layout(NamedTuple):
+    """Where the tokens of a batch stand and which of them exist; the same at every step."""
+
+    txt_turn: Float[Tensor, "txt_seq half_dim 2"]
+    """Rotary table of the text."""
+    img_turn: Float[Tensor, "img_seq half_dim 2"]
+    mask: Bool[Tensor, "batch 1 1 seq"] | None
+    """Keys of [text, picture] that exist; None where no text row is padded."""
+    target: int
+    """Tokens of the first picture; further ones are references."""
+
+    def check(self, img_seq: int, txt_seq: int) -> None:
+        """Raise RequestError for other numbers of tokens than these."""
+        expected = self.img_turn.shape[0], self.txt_turn.shape[0]
+        if expected != (img_seq, txt_seq):
+            raise RequestError(
+                f"MMDiT: expected {expected[0]} picture tokens and {expected[1]} of text, "
+                f"found {img_seq} and {txt_seq}"
+            )
+
+
 @runtime_checkable
 class ResidualFn(Protocol):
     """What a ControlNet adds to the picture stream after a block."""
@@ -124,41 +150,47 @@ class MMDiT(nn.Module):
         txt: Float[Tensor, "batch txt_seq text_dim"],
         modulation: ModulationTable,
         *,
-        shapes: Sequence[GridShape],
+        shapes: Sequence[GridShape] = (),
         lengths: Sequence[int] | None = None,
+        layout: Layout | None = None,
         residual: ResidualFn | None = None,
     ) -> Float[Tensor, "batch img_seq out_tokens"]:
         """Return the predicted velocity (noise - latents) of every picture token.
 
         `img` holds the noised target, then reference pictures; `shapes` their sizes in tokens, the same for
-        the whole batch. `lengths` are the true lengths of right-padded text rows (None: no padding).
-        Modulation has one row, or one per batch entry. `residual` is what ControlNets add after each block.
-        The velocity of reference tokens means nothing.
+        the whole batch. `lengths` are the true lengths of right-padded text rows (None: no padding). A
+        `layout`, made of these two once for many steps, takes their place. Modulation has one row, or one per
+        batch entry. `residual` is what ControlNets add after each block. The velocity of reference tokens
+        means nothing.
         """
-        shapes = [GridShape(*shape) for shape in shapes]
-        tokens = [math.prod(shape) for shape in shapes]
-        if sum(tokens) != img.shape[1]:
-            raise RequestError(
-                f"MMDiT: expected {sum(tokens)} picture tokens for {shapes}, found {img.shape[1]}"
-            )
+        if layout is None:
+            layout = self.layout(shapes, txt.shape[1], lengths, device=img.device)
+        layout.check(img.shape[1], txt.shape[1])
         img = self.img_in(img)
         txt = self.txt_in(self.txt_norm(txt))
-        turn = self.rotations(shapes, txt.shape[1], img.device)
-        mask = key_mask(lengths, txt.shape[1], img.shape[1], img.device)
         for index, block in enumerate(self.transformer_blocks):
-            img_mod = _per_token(modulation.img[:, index], tokens)
-            txt, img = block(img, txt, img_mod, modulation.txt[:, index].unsqueeze(1), turn, mask)
+            txt, img = block(img, txt, modulation.img[:, index], modulation.txt[:, index], layout)
             if residual is not None:
                 img = img + residual(index, img)
         scale, shift = modulation.out.unsqueeze(1).chunk(2, dim=-1)
-        return self.proj_out(_layer_norm(img) * (1 + scale) + shift)
+        return self.proj_out(modulated(img, 1 + scale, shift))
 
-    def rotations(
-        self, shapes: Sequence[GridShape], txt_seq: int, device: torch.device
-    ) -> tuple[Float[Tensor, "2 txt_seq half_dim"], Float[Tensor, "2 img_seq half_dim"]]:
-        """Return the rotary tables of the text and the picture tokens."""
+    def layout(
+        self,
+        shapes: Sequence[GridShape],
+        txt_seq: int,
+        lengths: Sequence[int] | None = None,
+        *,
+        device: torch.device,
+    ) -> Layout:
+        """Return where the tokens of pictures of these sizes and of `txt_seq` text tokens stand.
+
+        `lengths` are the true lengths of right-padded text rows (None: no padding).
+        """
         config = self.config
-        return rotary_tables(shapes, txt_seq, config.axes_dims_rope, device, layered=config.use_layer3d_rope)
+        return joint_layout(
+            shapes, txt_seq, lengths, config.axes_dims_rope, device, layered=config.use_layer3d_rope
+        )
 
     def modulate(self, sigma: Float[Tensor, " rows"], additional: int | None = None) -> ModulationTable:
         """Return the modulation of every block for each noise level in (0, 1], where its layers are."""
@@ -217,24 +249,25 @@ class Block(nn.Module):
 
     def forward(
         self,
-        img: Tensor,
-        txt: Tensor,
-        img_mod: Tensor,
-        txt_mod: Tensor,
-        turn: tuple[Tensor, Tensor],
-        mask: Tensor | None,
+        img: Float[Tensor, "batch img_seq dim"],
+        txt: Float[Tensor, "batch txt_seq dim"],
+        img_mod: Float[Tensor, "rows levels six_dim"],
+        txt_mod: Float[Tensor, "rows six_dim"],
+        layout: Layout,
     ) -> tuple[Tensor, Tensor]:
         """Return the text and the picture stream after this block."""
         img_attn, img_ff = _two_modulations(img_mod)
-        txt_attn, txt_ff = _two_modulations(txt_mod)
+        txt_attn, txt_ff = _two_modulations(txt_mod.unsqueeze(1))
+        target = layout.target
         txt_mixed, img_mixed = self.attn(
-            _modulated(txt, txt_attn), _modulated(img, img_attn), turn, mask, self.last
+            _modulated(txt, txt_attn), _modulated(img, img_attn, target), layout, self.last
         )
-        img = _finite(img + img_attn.gate * img_mixed)
-        img = _finite(img + img_ff.gate * self.img_mlp(_modulated(img, img_ff)))
+        img = _finite(_gated(img, img_attn, img_mixed, target))
+        del img_mixed
+        img = _finite(_gated(img, img_ff, self.img_mlp(_modulated(img, img_ff, target)), target))
         if not self.last:
-            txt = txt + txt_attn.gate * txt_mixed
-            txt = _finite(txt + txt_ff.gate * self.txt_mlp(_modulated(txt, txt_ff)))
+            txt = _gated(txt, txt_attn, txt_mixed)
+            txt = _finite(_gated(txt, txt_ff, self.txt_mlp(_modulated(txt, txt_ff))))
         return txt, img
 
 
@@ -251,24 +284,23 @@ class JointAttention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
         self.to_add_out = nn.Linear(dim, dim)
 
-    def forward(
-        self, txt: Tensor, img: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, img_only: bool
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, txt: Tensor, img: Tensor, layout: Layout, img_only: bool) -> tuple[Tensor, Tensor]:
         """Return what text and picture tokens read; with `img_only` the text passes unchanged."""
-        txt_turn, img_turn = turn
-        txt_seq = txt.shape[1]
-        q = rotate(self.norm_q(self._heads(self.to_q(img))), img_turn)
-        k = rotate(self.norm_k(self._heads(self.to_k(img))), img_turn)
-        txt_k = rotate(self.norm_added_k(self._heads(self.add_k_proj(txt))), txt_turn)
-        k = torch.cat((txt_k, k), dim=1)
-        v = torch.cat((self._heads(self.add_v_proj(txt)), self._heads(self.to_v(img))), dim=1)
+        txt_turn, img_turn, mask, _ = layout
+        q = turned(self._heads(self.to_q(img)), self.norm_q, img_turn)
         if not img_only:
-            q = torch.cat((rotate(self.norm_added_q(self._heads(self.add_q_proj(txt))), txt_turn), q), dim=1)
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+            txt_q = turned(self._heads(self.add_q_proj(txt)), self.norm_added_q, txt_turn)
+            q = torch.cat((txt_q, q), dim=2)
+        txt_k = turned(self._heads(self.add_k_proj(txt)), self.norm_added_k, txt_turn)
+        k = torch.cat((txt_k, turned(self._heads(self.to_k(img)), self.norm_k, img_turn)), dim=2)
+        txt_v, img_v = self._heads(self.add_v_proj(txt)), self._heads(self.to_v(img))
+        v = torch.cat((txt_v.transpose(1, 2), img_v.transpose(1, 2)), dim=2)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
         if img_only:
             return txt, self.to_out[0](mixed)
-        return self.to_add_out(mixed[:, :txt_seq]), self.to_out[0](mixed[:, txt_seq:])
+        # A linear layer is slow on slices of a batch.
+        txt_mixed, img_mixed = (part.contiguous() for part in mixed.tensor_split((txt.shape[1],), dim=1))
+        return self.to_add_out(txt_mixed), self.to_out[0](img_mixed)
 
     def _heads(self, tokens: Tensor) -> Tensor:
         return tokens.unflatten(-1, (-1, self.head_dim))  # (batch, seq, heads, head_dim)
@@ -292,21 +324,29 @@ class _Expand(nn.Module):
         self.proj = nn.Linear(dim, 4 * dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return F.gelu(self.proj(tokens), approximate="tanh")
+        hidden = self.proj(tokens)
+        if torch.is_grad_enabled():
+            return F.gelu(hidden, approximate="tanh")
+        return torch.ops.aten.gelu_(hidden, approximate="tanh")
 
 
-def rotary_tables(
+def joint_layout(
     shapes: Sequence[GridShape],
     txt_seq: int,
+    lengths: Sequence[int] | None,
     axes_dims: Sequence[int],
     device: torch.device,
     *,
     layered: bool = False,
-) -> tuple[Float[Tensor, "2 txt_seq half_dim"], Float[Tensor, "2 img_seq half_dim"]]:
-    """Return the rotary tables of the text and the picture tokens."""
+) -> Layout:
+    """Return where text and picture tokens stand; see `MMDiT.layout`."""
+    if not shapes:
+        raise RequestError("MMDiT: expected the sizes of pictures or a layout, found neither")
+    shapes = [GridShape(*shape) for shape in shapes]
     txt = text_positions(txt_seq, shapes, layered=layered).to(device)
     img = image_positions(shapes, layered=layered).to(device)
-    return rotation(txt, axes_dims), rotation(img, axes_dims)
+    mask = key_mask(lengths, txt_seq, len(img), device)
+    return Layout(rotation(txt, axes_dims), rotation(img, axes_dims), mask, math.prod(shapes[0]))
 
 
 def block_modulations(
@@ -345,25 +385,28 @@ def key_mask(
     return torch.cat((txt, img), dim=1)[:, None, None].to(device)
 
 
-def _per_token(levels: Float[Tensor, "rows levels six_dim"], tokens: list[int]) -> Tensor:
-    """Give target tokens the first level and reference tokens the last; one level broadcasts over all."""
-    if levels.shape[1] == 1:
-        return levels
-    counts = torch.tensor([tokens[0], sum(tokens[1:])], device=levels.device)
-    return levels.repeat_interleave(counts, dim=1)
-
-
 def _two_modulations(six: Tensor) -> tuple[Modulation, Modulation]:
     parts = six.chunk(6, dim=-1)
     return Modulation(*parts[:3]), Modulation(*parts[3:])
 
 
-def _modulated(tokens: Tensor, modulation: Modulation) -> Tensor:
-    return _layer_norm(tokens) * (1 + modulation.scale) + modulation.shift
+def _modulated(tokens: Tensor, modulation: Modulation, target: int = 0) -> Tensor:
+    """Normalise and modulate; of two levels the target's tokens have the first, references the second."""
+    shift, scale, _ = modulation
+    if scale.shape[1] == 1:
+        return modulated(tokens, 1 + scale, shift)
+    parts = zip(tokens.tensor_split((target,), dim=1), scale.split(1, 1), shift.split(1, 1), strict=True)
+    return torch.cat([modulated(part, 1 + scale, shift) for part, scale, shift in parts], dim=1)
 
 
-def _layer_norm(tokens: Tensor) -> Tensor:
-    return F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
+def _gated(tokens: Tensor, modulation: Modulation, change: Tensor, target: int = 0) -> Tensor:
+    """Add what a layer changes, times its gate; levels as in `_modulated`."""
+    gate = modulation.gate
+    if gate.shape[1] == 1:
+        return torch.addcmul(tokens, gate, change)
+    parts = zip(*(whole.tensor_split((target,), dim=1) for whole in (tokens, change)), strict=True)
+    gates = gate.split(1, 1)
+    return torch.cat([torch.addcmul(a, gate, b) for (a, b), gate in zip(parts, gates, strict=True)], dim=1)
 
 
 def _finite(tokens: Tensor) -> Tensor:

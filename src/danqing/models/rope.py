@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from danqing.models.layers import RMSNorm
+
 
 class GridShape(NamedTuple):
     """Size of one picture in tokens."""
@@ -87,21 +89,37 @@ def _grid(frame: int, shape: GridShape) -> Int[Tensor, "seq 3"]:
 
 def rotation(
     positions: Int[Tensor, "*rows seq 3"], axes_dims: Sequence[int], *, theta: float = 10000.0
-) -> Float[Tensor, "2 *rows seq half_dim"]:
+) -> Float[Tensor, "*rows seq half_dim 2"]:
     """Return cosines and sines, fp32; each axis turns its own share `axes_dims` of the head channels."""
     angles = []
     for axis, dim in enumerate(axes_dims):
         frequencies = 1.0 / torch.pow(theta, torch.arange(0, dim, 2, device=positions.device).float() / dim)
         angles.append(positions[..., axis, None].float() * frequencies)
     angle = torch.cat(angles, dim=-1)
-    return torch.stack((angle.cos(), angle.sin()))
+    return torch.stack((angle.cos(), angle.sin()), dim=-1)
 
 
-def rotate(
-    heads: Float[Tensor, "batch seq heads head_dim"], table: Float[Tensor, "2 *rows seq half_dim"]
-) -> Float[Tensor, "batch seq heads head_dim"]:
-    """Turn neighbouring channel pairs by the table's angles, in fp32; a table may have a row per entry."""
-    cos, sin = table.unsqueeze(-2)
-    even, odd = heads.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return turned.flatten(-2).to(heads.dtype)
+def turned(
+    heads: Float[Tensor, "batch seq heads head_dim"],
+    norm: RMSNorm,
+    table: Float[Tensor, "*rows seq half_dim 2"],
+) -> Float[Tensor, "batch heads seq head_dim"]:
+    """Return normalised heads, neighbouring channels turned by the table's angles: queries or keys.
+
+    All of it is fp32 and rounded once. A table may have a row per entry of the batch.
+    """
+    wide = heads.float()
+    squares = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square()
+    scale = torch.rsqrt(squares / heads.shape[-1] + norm.eps)
+    # Where no gradient is wanted, what is ours is overwritten: in bf16 the fp32 copies are the largest
+    # tensors of attention.
+    multiply = Tensor.mul if torch.is_grad_enabled() else Tensor.mul_
+    wide = wide * scale if wide is heads else multiply(wide, scale)
+    wide = multiply(wide, norm.weight.float())
+    pairs, turn = wide.unflatten(-1, (-1, 2)), table.unsqueeze(-3)
+    if torch.compiler.is_compiling():  # the compiler fuses real numbers, eager code is fast with complex ones
+        (even, odd), (cos, sin) = pairs.unbind(-1), turn.unbind(-1)
+        pairs = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    else:
+        pairs = torch.view_as_real(multiply(torch.view_as_complex(pairs), torch.view_as_complex(turn)))
+    return pairs.flatten(-2).to(heads.dtype).transpose(1, 2)

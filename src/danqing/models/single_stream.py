@@ -21,15 +21,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from danqing.errors import ConfigError, RequestError
-from danqing.models.layers import RMSNorm
+from danqing.models.layers import RMSNorm, modulated
 from danqing.models.mmdit import key_mask
 from danqing.models.rope import (
     GridShape,
     document_end,
     document_positions,
-    rotate,
     rotation,
     target_positions,
+    turned,
 )
 
 # Sigmas are modulated in groups of this many, so that a row never depends on the schedule's length.
@@ -121,6 +121,15 @@ class Prefix(NamedTuple):
         )
 
 
+class TargetLayout(NamedTuple):
+    """Where the target's tokens stand and what they see; the same at every step."""
+
+    turn: Float[Tensor, "rows img_seq half_dim 2"]
+    """Rotary table; a row per row of the prefix."""
+    mask: Bool[Tensor, "rows 1 1 seq"] | None
+    """Keys of [prefix, target] that exist; None where no row of the prefix is padded."""
+
+
 def join_prefixes(prefixes: Sequence[Prefix]) -> Prefix:
     """Return the rows of several prefixes as one batch, shorter ones padded at their end."""
     longest = max(max(prefix.lengths) for prefix in prefixes)
@@ -178,16 +187,20 @@ class SingleStream(nn.Module):
         prefix: Prefix,
         modulation: SharedModulation,
         *,
-        shape: GridShape,
+        shape: GridShape | None = None,
+        layout: TargetLayout | None = None,
     ) -> Float[Tensor, "batch img_seq out_channels"]:
         """Return the predicted velocity (noise - latents) of every target token.
 
-        `shape` is the size of the target in tokens. Modulation and prefix have one row, or one per batch
-        entry.
+        `shape` is the size of the target in tokens; a `layout`, made of it once for many steps, takes its
+        place. Modulation and prefix have one row, or one per batch entry.
         """
-        if img.shape[1] != math.prod(shape):
+        if layout is None:
+            layout = self.layout(prefix, shape)
+        expected = layout.turn.shape[1]
+        if img.shape[1] != expected:
             raise RequestError(
-                f"single stream: expected {math.prod(shape)} target tokens for {shape}, found {img.shape[1]}"
+                f"single stream: expected {expected} target tokens for {shape}, found {img.shape[1]}"
             )
         batch = img.shape[0]
         if len(prefix.lengths) not in (1, batch):
@@ -196,16 +209,21 @@ class SingleStream(nn.Module):
             )
         if len(prefix.lengths) < batch:
             prefix = prefix.repeated(batch)
-        positions = target_positions(shape, prefix.frames).to(img.device)
-        turn = rotation(positions, self.config.axes_dims_rope)
-        mask = key_mask(prefix.lengths, prefix.keys[0].shape[2], img.shape[1], img.device)
-        spans = [Span(0, img.shape[1], mask)]
+        spans = [Span(0, img.shape[1], layout.mask)]
         shared = _pair(modulation.img)
         tokens = self.img_in(img)
         for block, *past in zip(self.transformer_blocks, prefix.keys, prefix.values, strict=True):
-            tokens, _ = block(tokens, shared, turn, spans, past)
-        scale = 1 + modulation.out.unsqueeze(1)
-        return self.proj_out(_layer_norm(tokens, self.config.eps) * scale)
+            tokens, _ = block(tokens, shared, layout.turn, spans, past)
+        return self.proj_out(modulated(tokens, 1 + modulation.out.unsqueeze(1), eps=self.config.eps))
+
+    def layout(self, prefix: Prefix, shape: GridShape | None) -> TargetLayout:
+        """Return where the tokens of a target of this size stand behind a prefix."""
+        if shape is None:
+            raise RequestError("single stream: expected the size of the target or a layout, found neither")
+        device, seen = prefix.keys[0].device, prefix.keys[0].shape[2]
+        positions = target_positions(shape, prefix.frames).to(device)
+        mask = key_mask(prefix.lengths, seen, math.prod(shape), device)
+        return TargetLayout(rotation(positions, self.config.axes_dims_rope), mask)
 
     def prefix(
         self,
@@ -351,11 +369,13 @@ class Block(nn.Module):
         the tokens stay as they are.
         """
         attn, ff = modulation
-        mixed, own = self.attn(_layer_norm(tokens, self.eps) * attn.scale, turn, spans, past)
+        mixed, own = self.attn(modulated(tokens, attn.scale, eps=self.eps), turn, spans, past)
         if mixed is None:
             return tokens, own
-        tokens = tokens + attn.gate * mixed
-        return tokens + ff.gate * self.img_mlp(_layer_norm(tokens, self.eps) * ff.scale), own
+        tokens = torch.addcmul(tokens, attn.gate, mixed)
+        del mixed
+        changed = self.img_mlp(modulated(tokens, ff.scale, eps=self.eps))
+        return torch.addcmul(tokens, ff.gate, changed), own
 
 
 class Attention(nn.Module):
@@ -372,12 +392,12 @@ class Attention(nn.Module):
         self, tokens: Tensor, turn: Tensor, spans: Sequence[Span] | None, past: Sequence[Tensor] | None
     ) -> tuple[Tensor | None, tuple[Tensor, Tensor]]:
         """Return what the tokens of each span read (None without spans), and their own keys and values."""
-        keys = rotate(self.norm_k(self._heads(self.to_k(tokens))), turn).transpose(1, 2)
+        keys = turned(self._heads(self.to_k(tokens)), self.norm_k, turn)
         values = self._heads(self.to_v(tokens)).transpose(1, 2)
         own = (keys, values)
         if spans is None:
             return None, own
-        queries = rotate(self.norm_q(self._heads(self.to_q(tokens))), turn).transpose(1, 2)
+        queries = turned(self._heads(self.to_q(tokens)), self.norm_q, turn)
         if past is not None:
             keys, values = (torch.cat(pair, dim=2) for pair in zip(past, own, strict=True))
         before = keys.shape[2] - queries.shape[2]
@@ -407,7 +427,10 @@ class FeedForward(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Apply the layer to every token."""
-        return self.out(F.silu(self.gate_layer(tokens)) * self.proj(tokens))
+        gate = self.gate_layer(tokens)
+        if torch.is_grad_enabled():
+            return self.out(F.silu(gate) * self.proj(tokens))
+        return self.out(F.silu(gate, inplace=True).mul_(self.proj(tokens)))
 
 
 def sinusoid(sigma: Float[Tensor, " rows"]) -> Float[Tensor, "rows 256"]:
@@ -465,10 +488,6 @@ def _causal(start: int, end: int, device: torch.device) -> Bool[Tensor, "run seq
 def _pair(four: Float[Tensor, "rows four_dim"]) -> tuple[Modulation, Modulation]:
     scale_attn, gate_attn, scale_ff, gate_ff = four.unsqueeze(1).chunk(4, dim=-1)
     return Modulation(1 + scale_attn, gate_attn.tanh()), Modulation(1 + scale_ff, gate_ff.tanh())
-
-
-def _layer_norm(tokens: Tensor, eps: float) -> Tensor:
-    return F.layer_norm(tokens, tokens.shape[-1:], eps=eps)
 
 
 def _linear(dim_in: int, dim_out: int) -> nn.Linear:
