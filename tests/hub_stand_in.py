@@ -224,7 +224,7 @@ class Answers(BaseHTTPRequestHandler):
         self.send_response(302)
         sha = entry["lfs"]["sha256"]
         linked = {"X-Linked-Etag": f'"{sha}"', "X-Linked-Size": str(entry["size"]), "Content-Length": "0"}
-        place = f"http://127.0.0.1:{self.server.hub.store.server_port}/{found[1]}/resolve/{sha}/{found[3]}?signed=1"
+        place = f"http://localhost:{self.server.hub.store.server_port}/{found[1]}/resolve/{sha}/{found[3]}?signed=1"
         for name, value in {**common, **linked, "Location": place}.items():
             self.send_header(name, value)
         self.end_headers()

@@ -34,7 +34,7 @@ def hub(tiny_folder):
 def environment(hub, tmp_path):
     """The variables of a user who has nothing yet."""
     known = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    ours = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1"}
+    ours = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1,localhost"}
     return known | ours | {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
 
 

@@ -114,7 +114,7 @@ def _obtained(
     memory: Memory | None,
     quiet: bool,
 ) -> Path:
-    from danqing.weights.hub_download import download, hub_plan, local
+    from danqing.weights.hub_download import hub_plan, local
 
     here = local(hub, tasks=tasks, given=given, offline=choice.offline)
     if here is not None:
@@ -122,8 +122,20 @@ def _obtained(
     plan = hub_plan(hub, tasks=tasks, given=given)
     for line in plan_lines(plan, memory):
         click.echo(line, err=True)
+    return _fetched(plan, choice, quiet)
+
+
+def _fetched(plan: "HubPlan", choice: HubChoice, quiet: bool) -> Path:
+    """Download what a plan says, under a bar that counts its bytes."""
+    from danqing.weights.hub_download import download
+
+    total = megabytes(plan.to_fetch)
     with bar(plan.to_fetch, quiet=quiet) as shown:
-        return download(plan, accept_licence=choice.accept_licence, show=shown.show)
+
+        def show(_: str, done: int) -> None:
+            shown.show(f"{megabytes(done)} of {total}", done)
+
+        return download(plan, accept_licence=choice.accept_licence, show=show)
 
 
 def plan_lines(plan: "HubPlan", memory: Memory | None = None) -> Iterator[str]:
@@ -135,18 +147,17 @@ def plan_lines(plan: "HubPlan", memory: Memory | None = None) -> Iterator[str]:
     link = f", {plan.licence.link}" if plan.licence.link else ""
     kind = "" if plan.licence.permissive else ": not known to allow every use"
     yield f"  licence   {plan.licence.name}{link}{kind}"
-    held = plan.size - plan.to_fetch
-    kept = f"; {megabytes(held)} of {megabytes(plan.size)} are here already" if held else ""
-    yield f"  download  {megabytes(plan.to_fetch)} in {_files(len(plan.missing))}{kept}"
+    if plan.missing:
+        held, count = plan.size - plan.to_fetch, len(plan.missing)
+        kept = "" if held < 10**6 else f"; {megabytes(held)} are here already"
+        yield f"  download  {megabytes(plan.to_fetch)} in {count} {'file' if count == 1 else 'files'}{kept}"
+    else:
+        yield f"  download  nothing, all {megabytes(plan.size)} are here"
     yield f"  disk      {megabytes(plan.free)} free in {plan.place.cache}"
     if memory is not None:
         with outline(plan) as folder:
             lines = memory(folder)
         yield from (f"  {'memory' if place == 0 else '':<8}  {line}" for place, line in enumerate(lines))
-
-
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count} files"
 
 
 def describe_hub(model: str, choice: HubChoice) -> dict[str, Any] | None:
@@ -215,7 +226,6 @@ def download(
     The cache is the one that all programs of the hub share; what it holds is not fetched again, and a
     download that was cut off goes on. Prints where it is. HF_ENDPOINT, HF_TOKEN and HF_HUB_CACHE count.
     """
-    from danqing.weights.hub_download import download as fetch
     from danqing.weights.hub_download import hub_plan
     from danqing.weights.hub_files import PARTS, parse_hub_file, parse_hub_id
 
@@ -231,8 +241,7 @@ def download(
         for line in plan_lines(plan):
             click.echo(line, err=not dry_run)
     if not dry_run:
-        with bar(plan.to_fetch, quiet=quiet) as shown:
-            path = fetch(plan, accept_licence=accept_licence, show=shown.show)
+        path = _fetched(plan, HubChoice(accept_licence=accept_licence), quiet)
         if not as_json:
             click.echo(path)
     if as_json:

@@ -134,7 +134,6 @@ def _fetch(
         for last in (False, True):
             if place.holds(file, commit):  # another program was faster
                 break
-            meter.name(file.path)
             digest = _transfer(hub, _address(hub, commit, file), file, partial, stop, meter)
             if digest == file.digest:
                 os.replace(partial, blob)
@@ -165,7 +164,7 @@ def _transfer(
         ):
             stream.write(piece)
             digest.update(piece)
-            meter.add(len(piece))
+            meter.add(file.path, len(piece))
         stream.flush()
         os.fsync(stream.fileno())
     return str(digest.hexdigest())
@@ -201,19 +200,14 @@ class _Meter:
 
     def __init__(self, show: Show | None) -> None:
         self._show, self._lock = show, threading.Lock()
-        self._done, self._name = 0, ""
+        self._done = 0
 
-    def name(self, path: str) -> None:
-        """Note what is being fetched."""
-        with self._lock:
-            self._name = shown(path)
-
-    def add(self, count: int) -> None:
-        """Count bytes, and tell."""
+    def add(self, path: str, count: int) -> None:
+        """Count bytes of a file, and tell."""
         with self._lock:
             self._done += count
             if self._show is not None:
-                self._show(self._name, self._done)
+                self._show(shown(path), self._done)
 
 
 # ---------------------------------------------------------------------------------------------- answers
