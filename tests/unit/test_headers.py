@@ -227,13 +227,14 @@ def test_a_stale_shard_and_a_link_out_of_the_folder(tmp_path):
         Shards.open(shards)
 
 
-def test_links_inside_a_hub_cache_are_followed(tmp_path):
-    part, blobs = tmp_path / "snapshots" / "abc" / "vae", tmp_path / "blobs"
+@pytest.mark.parametrize("home", ["models--a--b/blobs", "blobs/di"])
+def test_links_inside_a_hub_cache_are_followed(tmp_path, home):
+    part, blobs = tmp_path / "models--a--b" / "snapshots" / "abc" / "vae", tmp_path / home
     write_shards(part, "model", {"a": torch.ones(3), "b": torch.ones(3)}, max_shard_bytes=12)
-    blobs.mkdir()
+    blobs.mkdir(parents=True)
     for number, file in enumerate(sorted(part.glob("*.safetensors"))):
-        file.rename(blobs / str(number))
-        file.symlink_to(blobs / str(number))
+        file.rename(blobs / f"digest{number}")
+        file.symlink_to(blobs / f"digest{number}")
     assert Shards.open(part).tensors.keys() == {"a", "b"}
     write_json(part / "model.safetensors.index.json", {"weight_map": {"a": "a\\b.safetensors"}})
     with fails("expected safetensors files of this folder"):

@@ -97,7 +97,9 @@ def shard_path(index: Path, name: str) -> Path:
     if Path(name).name != name or not name.endswith(".safetensors") or "\0" in name or "\\" in name:
         raise CheckpointError(f"{index}: expected safetensors files of this folder, found {_short(name)}")
     home, file = folder.resolve(), (folder / name).resolve()
-    blobs = [parent.parent / "blobs" for parent in home.parents if parent.name == "snapshots"]
+    caches = [parent.parent for parent in home.parents if parent.name == "snapshots"]
+    blobs = [cache / "blobs" for cache in caches]
+    blobs += [cache.parent / "blobs" / file.name[:2] for cache in caches]  # where all repositories share them
     if file.parent != home and file.parent not in blobs:
         raise CheckpointError(
             f"{index}: expected files of this folder, found {_short(name)}, a link that leads out of it; "
