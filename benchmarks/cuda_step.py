@@ -193,9 +193,10 @@ def qwen_image(options: argparse.Namespace) -> Case:
     def prepared(side: int) -> Callable[[], torch.Tensor]:
         grid = side // 16
         img = draw(1, grid * grid, config.in_channels).repeat(2, 1, 1)
+        layout = model.layout([GridShape(1, grid, grid)], options.text, device=img.device)
 
         def step() -> torch.Tensor:
-            velocity = model(img, txt, row, shapes=[GridShape(1, grid, grid)]).float()
+            velocity = model(img, txt, row, layout=layout).float()
             return guided(velocity[:1], velocity[1:], 4.0)
 
         return step
@@ -233,11 +234,11 @@ def version_21(options: argparse.Namespace) -> Case:
 
     def prepared(side: int) -> Callable[[], torch.Tensor]:
         grid = side // 16
-        shape = GridShape(1, grid, grid)
         img = draw(1, grid * grid, config.in_channels)
+        pairs = [(prefix, model.layout(prefix, GridShape(1, grid, grid))) for prefix in prefixes]
 
         def step() -> torch.Tensor:
-            cond, uncond = (model(img, prefix, row, shape=shape).float() for prefix in prefixes)
+            cond, uncond = (model(img, prefix, row, layout=layout).float() for prefix, layout in pairs)
             return guided(cond, uncond, 4.0, rescale=False)
 
         return step

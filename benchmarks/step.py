@@ -5,9 +5,9 @@
 
 Two blocks of Qwen-Image with random weights, which both sides share, 1,024 picture tokens (512x512), prompts
 of 64 tokens, classifier-free guidance. A step is what a pipeline does between two calls of its solver: ours
-runs both branches in one forward and takes the modulation from the table of the schedule; diffusers runs two
-forwards and evaluates its modulation layers in each, as its pipeline does. Everything runs in turns in one
-process, after a round that does not count.
+runs both branches in one forward and takes the modulation and the positions from tables made once a drawing;
+diffusers runs two forwards and evaluates its modulation layers in each, as its pipeline does. Everything runs
+in turns in one process, after a round that does not count.
 
 The bare products are those of a block's picture stream for both branches: what a step could cost at best. In
 int8 they are `torch._int_mm`, without quantising activations or scaling results. Differences are those of the
@@ -159,10 +159,11 @@ def ours(model, latents, prompts, table) -> Step:
     dtype = prompts[0].dtype
     txt = torch.cat(prompts)
     row = type(table)(*(part.to(dtype) for part in table)).at(0)
+    layout = model.layout([GridShape(1, side, side)], txt.shape[1], device=txt.device)
 
     def step() -> torch.Tensor:
         img = latents.to(dtype).repeat(2, 1, 1)
-        velocity = model(img, txt, row, shapes=[GridShape(1, side, side)]).float()
+        velocity = model(img, txt, row, layout=layout).float()
         return guided(velocity[:1], velocity[1:], 4.0)
 
     return step
