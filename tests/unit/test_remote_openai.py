@@ -130,6 +130,15 @@ def test_a_refusal_is_one_and_is_not_tried_again(vendor, code):
     assert len(vendor.asked) == 1
 
 
+def test_a_refusal_without_a_code_is_known_by_its_words(vendor):
+    said = "Your request was rejected as a result of our safety system."
+    vendor.replies[DRAW.prompt] = [openai_error(400, None, said), openai_error(400, None, "Invalid size.")]
+    with pytest.raises(RequestError, match="safety system"):
+        system(vendor).answer([DRAW], 0)
+    with pytest.raises(DataError, match=r"answered 400: Invalid size\."):
+        system(vendor).answer([DRAW], 0)
+
+
 def test_a_chat_that_declines_is_a_refusal(vendor):
     message = {"role": "assistant", "content": None, "refusal": "I cannot say who this is."}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}

@@ -12,7 +12,7 @@ What follows the first colon says which one, what follows a question mark how it
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +27,8 @@ from danqing.evaluation.remote.retry import Retry
 from danqing.evaluation.systems import ModelSystem, SourceOf
 
 Options = dict[str, str]
+Known = dict[str, Callable[[str], Any]]
+"""What an option is read with, by its name."""
 KINDS: Final = (
     "openai",
     "gemini",
@@ -145,7 +147,7 @@ def _parsed(query: str, text: str) -> Options:
     return dict(pairs)
 
 
-def _values(options: Options, known: Mapping[str, Callable[[str], Any]], text: str) -> dict[str, Any]:
+def _values(options: Options, known: Known, text: str) -> dict[str, Any]:
     """Return options as what they mean; raises RequestError for one that is not known, or means nothing."""
     found = {}
     for key, value in options.items():
@@ -184,7 +186,7 @@ def _one_of(*known: str) -> Callable[[str], str]:
     return lambda text: known[known.index(text)]
 
 
-_LIVE: Final[Mapping[str, Callable[[str], Any]]] = {
+_LIVE: Final[Known] = {
     "concurrency": _count,
     "attempts": _count,
     "seconds": _amount,
@@ -192,7 +194,7 @@ _LIVE: Final[Mapping[str, Callable[[str], Any]]] = {
     "seeded": _yes,
     "size": str,
 }
-_OPENAI: Final[Mapping[str, Callable[[str], Any]]] = {
+_OPENAI: Final[Known] = {
     "quality": str,
     "style": str,
     "background": str,
@@ -201,10 +203,10 @@ _OPENAI: Final[Mapping[str, Callable[[str], Any]]] = {
     "fetch": _yes,
     "shape": _one_of("gpt-image", "dall-e", "images", "chat"),
 }
-_GEMINI: Final[Mapping[str, Callable[[str], Any]]] = {"aspect": str}
-_LOCAL: Final[Mapping[str, Callable[[str], Any]]] = {"size": _size, "steps": _count, "guidance": _amount}
-_DIFFUSERS: Final[Mapping[str, Callable[[str], Any]]] = {"negative": str, "device": str, "precision": str}
-_FROZEN: Final[Mapping[str, Callable[[str], Any]]] = {
+_GEMINI: Final[Known] = {"aspect": str}
+_LOCAL: Final[Known] = {"size": _size, "steps": _count, "guidance": _amount}
+_DIFFUSERS: Final[Known] = {"negative": str, "device": str, "precision": str}
+_FROZEN: Final[Known] = {
     "layout": layout_named,
     "grid": _size,
     "model": str,

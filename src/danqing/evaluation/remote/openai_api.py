@@ -47,8 +47,16 @@ _ABILITIES: Final[Mapping[Shape, frozenset[Ability]]] = {
     "chat": frozenset({"describe"}),
 }
 _REFUSALS: Final = frozenset(
-    {"content_policy_violation", "moderation_blocked", "content_filter", "image_generation_user_error"}
+    {
+        "content_policy_violation",
+        "moderation_blocked",
+        "content_filter",
+        "contentFilter",
+        "data_inspection_failed",
+        "DataInspectionFailed",
+    }
 )
+"""Codes of refusals: OpenAI's, Azure's, Alibaba's."""
 _UNPAID: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 _MOST_TOKENS: Final = 2048  # of an answer in words, with what a model thinks before it
 
@@ -286,7 +294,7 @@ def _explained(error: Exception, seconds: float, vendor: str, key: str) -> Danqi
     if not isinstance(error, openai.APIStatusError):
         return DataError(f"{vendor}: {reason(error, [key])}")
     status, code = error.status_code, error.code or error.type or ""
-    if {error.code, error.type} & _REFUSALS:
+    if code in _REFUSALS or (status == 400 and "safety system" in _message(error, key)):
         return RequestError(f"refused ({code}): {_message(error, key)}")
     if code in _UNPAID:
         return ConfigError(f"{vendor}: expected an account with credit, found {code}")
