@@ -1,12 +1,16 @@
 """Published scores: each with a source and a protocol, found by names as people write them."""
 
+import csv
 from datetime import date
+from pathlib import Path
 
 import pytest
 
 from danqing.errors import DataError, RequestError
 from danqing.evaluation.items import Item
 from danqing.evaluation.published import PublishedSystem, lookup, published, withdrawn
+
+COLLECTED = Path(__file__).parents[3] / "shared" / "evaldata" / "published_scores.csv"
 
 
 def test_every_row_has_source_and_protocol_and_lies_within_its_scale():
@@ -66,3 +70,13 @@ def test_a_published_system_has_rows_and_no_answers():
         system.answer([item], 0)
     with pytest.raises(DataError, match="known: "):
         PublishedSystem("nobody's model")
+
+
+@pytest.mark.skipif(
+    not COLLECTED.is_file(), reason="the collected scores do not lie beside the checkout"
+)
+def test_no_score_of_the_collection_is_lost():
+    with COLLECTED.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    values = [float(value) for row in rows for value in row["value"].split(" / ")]
+    assert sorted(values) == sorted(row.value for row in published())

@@ -1,6 +1,7 @@
 """Gemini's API through its real client, against a local stand-in that speaks its wire format."""
 
 import base64
+import logging
 
 import numpy as np
 import pytest
@@ -137,7 +138,8 @@ def test_servers_that_stay_down_or_slow_are_failures(vendor):
         system(vendor, seconds=0.2).answer([DRAW], 0)
 
 
-def test_a_wrong_key_closes_the_system_and_is_never_shown(vendor):
+def test_a_wrong_key_closes_the_system_and_is_never_shown(vendor, caplog):
+    caplog.set_level(logging.DEBUG)
     said = f"API key not valid: {KEY}. Please pass a valid API key."
     vendor.replies[DRAW.prompt] = [gemini_error(400, "INVALID_ARGUMENT", said)]
     asked = system(vendor)
@@ -145,7 +147,7 @@ def test_a_wrong_key_closes_the_system_and_is_never_shown(vendor):
         with pytest.raises(ConfigError) as failed:
             asked.answer([DRAW], 0)
     assert len(vendor.asked) == 1
-    assert KEY not in str(failed.value)
+    assert KEY not in str(failed.value) + repr(vars(asked)) + caplog.text
     assert "DANQING_ENDPOINT_KEY" in str(failed.value)
 
 
