@@ -10,17 +10,20 @@ from safetensors.torch import load_file, save_file
 
 import danqing
 from danqing.errors import CheckpointError, RequestError, ResourceError
+from danqing.models.mmdit import MMDiT, MMDiTConfig
+from danqing.models.single_stream import SingleStream, SingleStreamConfig
 from danqing.weights.convert import carry_out, plan_file
 from danqing.weights.convert_folder import plan_folder, shard_bytes
 from danqing.weights.convert_source import PARTS, file_origin, folder_origin
-from danqing.weights.file_names import stored
+from danqing.weights.file_names import Cut, stored
 from danqing.weights.headers import read_header
 from danqing.weights.layouts import Folder
-from danqing.weights.packing import PACKED
+from danqing.weights.packing import PACKED, Wanted, safetensors_items
 from danqing.weights.parts import GivenParts
 from danqing.weights.releases import identify, zero_cond_of
 from danqing.weights.single_file import PartFiles
 from danqing.weights.store import Shards
+from danqing.weights.streaming import _layout
 from tests.tiny import write_tiny
 from tests.unit.test_single_file import wan, wan22
 
@@ -303,6 +306,34 @@ def test_a_denoiser_alone(tiny_folder, tmp_path):
     save_file(tensors(tiny_folder, "vae"), tmp_path / "vae.safetensors")
     with fails(RequestError, "expected configs for a folder, found a single file .*; add --like FOLDER$"):
         plan_folder(file_origin(tmp_path / "vae.safetensors", like=None, release=None), tmp_path / "new")
+
+
+@pytest.mark.parametrize("release", ["Qwen-Image-Edit-2511", "Qwen-Image-Layered", "Qwen-Image-2.1"])
+def test_a_true_denoiser_needs_its_release_alone(tmp_path, release):
+    """A sparse file of 40 GB: the plan is made of its header."""
+    with torch.device("meta"):
+        layered = release == "Qwen-Image-Layered"
+        if release == "Qwen-Image-2.1":
+            model = SingleStream(SingleStreamConfig())
+        else:
+            model = MMDiT(MMDiTConfig(use_additional_t_cond=layered, use_layer3d_rope=layered))
+    cuts = {name: Wanted(Cut((name,)), tuple(p.shape), "BF16") for name, p in model.named_parameters()}
+    header, _, total = _layout(safetensors_items(cuts, "keep"), {})
+    with (tmp_path / "x.safetensors").open("wb") as stream:
+        stream.write(header)
+        stream.truncate(len(header) + total)
+    plan = plan_folder(file_origin(tmp_path / "x.safetensors", like=None, release=release), tmp_path / "new")
+    assert total < plan.size < total + 1_000_000
+    assert all(file.size < 5.001e9 for file in plan.files)
+    assert len(plan.files) == -(-total // 5_000_000_000)
+    config = plan.texts["transformer/config.json"]
+    assert config.get("zero_cond_t", False) is (release == "Qwen-Image-Edit-2511")
+    assert config.get("use_layer3d_rope", False) is (release == "Qwen-Image-Layered")
+    name = "QwenImage21Transformer2DModel" if "2.1" in release else "QwenImageTransformer2DModel"
+    assert config["_class_name"] == name
+    assert plan.notes == (
+        f"only the transformer of {release} is written; put it in the place of that of a whole folder",
+    )
 
 
 def test_parts_of_another_size_are_refused_before_anything_is_written(tiny_folder, tmp_path):

@@ -107,7 +107,8 @@ def planned(source: str, target: Path, choices: Mapping[str, Any]) -> "Plan":
     _check_flags(choices, kind, adapter=adapter)
     if kind == "lora":
         like = _checkpoint(choices["like"])
-        dialect, precision = choices["dialect"] or "comfyui", choices["precision"]
+        dialect: Any = choices["dialect"] or "comfyui"
+        precision = choices["precision"]
         release = choices["release"]
         return plan_adapter(Path(source), target, dialect, like=like, release=release, precision=precision)
     origin = _origin(source, choices)

@@ -72,7 +72,7 @@ def _conditioner(
     metadata = _metadata(origin, words, precision) | _sizes(origin, arch)
     files = [NewFile(path=target, items=tuple(words), source=source, metadata=metadata, arch=arch)]
     if eyes := gguf_items({name: one for name, one in tensors.items() if is_eye(name)}, precision):
-        projector = {
+        projector: dict[str, Value] = {
             "general.type": "mmproj",
             "clip.has_vision_encoder": True,
             "clip.projector_type": "qwen3vl_merger" if third else "qwen2.5vl_merger",

@@ -207,7 +207,7 @@ class Cut(NamedTuple):
 
     sources: tuple[str, ...]
     how: Literal["one", "rows", "third", "tap"] = "one"
-    index: int = 0
+    number: int = 0
 
 
 Spelling = Literal["released", "comfyui", "llama"]

@@ -251,8 +251,8 @@ def _cut_tensor(cut: Cut, tensors: Sequence[Tensor]) -> Tensor:
     if cut.how == "rows":
         return torch.cat(list(tensors))
     if cut.how == "third":
-        return tensors[0].chunk(3)[cut.index]
-    return tensors[0][:, :, cut.index] if cut.how == "tap" else tensors[0]
+        return tensors[0].chunk(3)[cut.number]
+    return tensors[0][:, :, cut.number] if cut.how == "tap" else tensors[0]
 
 
 def _finite(name: str, tensor: Tensor) -> Tensor:
