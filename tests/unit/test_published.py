@@ -72,9 +72,7 @@ def test_a_published_system_has_rows_and_no_answers():
         PublishedSystem("nobody's model")
 
 
-@pytest.mark.skipif(
-    not COLLECTED.is_file(), reason="the collected scores do not lie beside the checkout"
-)
+@pytest.mark.skipif(not COLLECTED.is_file(), reason="the collected scores do not lie beside the checkout")
 def test_no_score_of_the_collection_is_lost():
     with COLLECTED.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
