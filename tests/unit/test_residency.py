@@ -335,6 +335,27 @@ def test_a_file_truncated_while_it_is_used_is_one_clear_error(tmp_path, streamed
         assert same(draw(module), expected)
 
 
+def test_a_long_schedule_reads_its_layers_once(tmp_path, monkeypatch):
+    write_shards(tmp_path, "model", randomized(MMDiT(DENOISER), 4).state_dict())
+    read = []
+    true_read = Shards.read_into
+    monkeypatch.setattr(
+        Shards, "read_into", lambda self, targets: (read.extend(targets), true_read(self, targets))[1]
+    )
+    module, residency = resident(
+        lambda: MMDiT(DENOISER),
+        tmp_path,
+        Placement(),
+        device=CPU,
+        dtype=torch.float32,
+        modulation_kept=False,
+    )
+    read.clear()
+    with residency.stage():
+        module.modulation_table(torch.linspace(1, 0.1, 50))
+    assert sorted(read) == sorted(name for name in dict(module.named_parameters()) if "_mod.1." in name)
+
+
 def test_blocks_that_stay_are_spread_over_their_list():
     with torch.device("meta"):
         parts = parts_of(MMDiT(DENOISER))

@@ -126,12 +126,18 @@ class ControlNet(nn.Module):
         """Return where the tokens of the picture and of the text stand; see `MMDiT.layout`."""
         return joint_layout(shapes, txt_seq, lengths, self.config.axes_dims_rope, device)
 
-    def modulate(self, sigma: Float[Tensor, " rows"]) -> ModulationTable:
-        """Return the modulation of every block for each noise level, where its layers are; `out` is empty."""
+    def modulate(self, sigma: Float[Tensor, " rows"], *, rows: int | None = None) -> ModulationTable:
+        """Return the modulation of every block for each noise level, where its layers are; `out` is empty.
+
+        With `rows` each layer sees so many levels at a time.
+        """
         sigma = sigma.to(next(self.time_text_embed.parameters()).device)
-        embedded = F.silu(self.time_text_embed(sigma, self.img_in.weight.dtype, None))
-        img, txt = block_modulations(self.transformer_blocks, [embedded])
-        return ModulationTable(img, txt, embedded[:, :0])
+        groups = [
+            F.silu(self.time_text_embed(part, self.img_in.weight.dtype, None))
+            for part in sigma.split(rows or len(sigma))
+        ]
+        img, txt = block_modulations(self.transformer_blocks, [groups])
+        return ModulationTable(img, txt, torch.cat(groups)[:, :0])
 
     @torch.no_grad()
     def modulation_table(self, sigmas: Float[Tensor, " steps"]) -> ModulationTable:

@@ -192,14 +192,25 @@ class MMDiT(nn.Module):
             shapes, txt_seq, lengths, config.axes_dims_rope, device, layered=config.use_layer3d_rope
         )
 
-    def modulate(self, sigma: Float[Tensor, " rows"], additional: int | None = None) -> ModulationTable:
-        """Return the modulation of every block for each noise level in (0, 1], where its layers are."""
+    def modulate(
+        self, sigma: Float[Tensor, " rows"], additional: int | None = None, *, rows: int | None = None
+    ) -> ModulationTable:
+        """Return the modulation of every block for each noise level in (0, 1], where its layers are.
+
+        With `rows` each layer sees so many levels at a time.
+        """
         dtype = self.img_in.weight.dtype
         sigma = sigma.to(next(self.norm_out.parameters()).device)
         levels = [sigma, torch.zeros_like(sigma)] if self.config.zero_cond_t else [sigma]
-        embedded = [F.silu(self.time_text_embed(level, dtype, additional)) for level in levels]
+        embedded = [
+            [
+                F.silu(self.time_text_embed(part, dtype, additional))
+                for part in level.split(rows or len(sigma))
+            ]
+            for level in levels
+        ]
         img, txt = block_modulations(self.transformer_blocks, embedded)
-        return ModulationTable(img, txt, self.norm_out["linear"](embedded[0]))
+        return ModulationTable(img, txt, _of_all(self.norm_out["linear"], embedded[0]))
 
     @torch.no_grad()
     def modulation_table(
@@ -350,21 +361,28 @@ def joint_layout(
 
 
 def block_modulations(
-    blocks: Iterable[nn.Module], embedded: Sequence[Float[Tensor, "rows dim"]]
+    blocks: Iterable[nn.Module], embedded: Sequence[Sequence[Float[Tensor, "_ dim"]]]
 ) -> tuple[Float[Tensor, "rows layers levels six_dim"], Float[Tensor, "rows layers six_dim"]]:
-    """Return what embedded noise levels do to the picture and, the first of them, to the text stream."""
+    """Return what embedded noise levels do to the picture and, the first of them, to the text stream.
+
+    Each level comes in groups of rows that its layers see together; a layer sees all of them before the next
+    layer any, for its weights may have to be read from disk.
+    """
     own = [block for block in blocks if isinstance(block, Block)]
-    img = torch.stack([torch.stack([block.img_mod[1](e) for e in embedded], dim=1) for block in own], dim=1)
-    return img, torch.stack([block.txt_mod[1](embedded[0]) for block in own], dim=1)
+    img = [torch.stack([_of_all(block.img_mod[1], level) for level in embedded], dim=1) for block in own]
+    return torch.stack(img, dim=1), torch.stack(
+        [_of_all(block.txt_mod[1], embedded[0]) for block in own], dim=1
+    )
 
 
-def tabulated(
-    modulate: Callable[[Tensor], ModulationTable], sigmas: Float[Tensor, " steps"]
-) -> ModulationTable:
+def _of_all(layer: nn.Module, groups: Sequence[Float[Tensor, "_ dim"]]) -> Tensor:
+    return torch.cat([layer(group) for group in groups])
+
+
+def tabulated(modulate: Callable[..., ModulationTable], sigmas: Float[Tensor, " steps"]) -> ModulationTable:
     """Return `modulate` of a schedule, in groups of one shape: a step's row is the same in every schedule."""
     padded = F.pad(sigmas, (0, -len(sigmas) % _ROWS), value=1.0)
-    parts = [modulate(group) for group in padded.split(_ROWS)]
-    return ModulationTable(*(torch.cat(part)[: len(sigmas)] for part in zip(*parts, strict=True)))
+    return ModulationTable(*(part[: len(sigmas)] for part in modulate(padded, rows=_ROWS)))
 
 
 def sinusoid(sigma: Float[Tensor, " rows"]) -> Float[Tensor, "rows 256"]:
