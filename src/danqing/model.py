@@ -45,7 +45,8 @@ def find_checkpoint(name: str | Path, given: GivenParts | None = None) -> Folder
             raise CheckpointError(f"expected {name} inside the package, found none; install danqing again")
     if not path.is_dir():
         raise CheckpointError(
-            f"expected a shipped model ({', '.join(SHIPPED)}) or a checkpoint folder, found {name}"
+            f"expected a shipped model ({', '.join(SHIPPED)}), a checkpoint folder or a repository of the hub "
+            f"like Qwen/Qwen-Image, found {name}"
         )
     return Folder(path, given)
 

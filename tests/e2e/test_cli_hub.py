@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from danqing.cli.hub import HubChoice, describe_hub, local_file, local_model
-from danqing.cli.info import describe_checkpoint
+from danqing.cli.hub import HubChoice, local_file, local_model
+from danqing.cli.info import describe_checkpoint, describe_hub
 from danqing.errors import RequestError
 from tests.hub_stand_in import TOKEN, Fault, HubStandIn
 

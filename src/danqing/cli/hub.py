@@ -34,11 +34,7 @@ _ACCEPT = click.option(
 _REVISION = click.option(
     "--revision", metavar="NAME", help="Branch, tag or commit of a repository of the hub.  [default: main]"
 )
-_OPTIONS = (
-    click.option("--offline", is_flag=True, help="Download nothing: take the cache alone."),
-    _ACCEPT,
-    _REVISION,
-)
+_OFFLINE = click.option("--offline", is_flag=True, help="Download nothing: take the cache alone.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +48,18 @@ class HubChoice:
 
 def hub_options(command: F) -> F:
     """Add the flags of verbs that may download what they use."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return lookup_options(_ACCEPT(command))
+
+
+def lookup_options(command: F) -> F:
+    """Add the flags of verbs that ask the hub and fetch no weights."""
+    return _OFFLINE(_REVISION(command))
 
 
 def named_hub(fields: dict[str, Any]) -> HubChoice:
     """Take what flags say about downloads out of `fields`."""
-    return HubChoice(**{name: fields.pop(name) for name in ("offline", "accept_licence", "revision")})
+    known = ("offline", "accept_licence", "revision")
+    return HubChoice(**{name: fields.pop(name) for name in known if name in fields})
 
 
 def local_model(
@@ -158,28 +158,6 @@ def plan_lines(plan: "HubPlan", memory: Memory | None = None) -> Iterator[str]:
         with outline(plan) as folder:
             lines = memory(folder)
         yield from (f"  {'memory' if place == 0 else '':<8}  {line}" for place, line in enumerate(lines))
-
-
-def describe_hub(model: str, choice: HubChoice) -> dict[str, Any] | None:
-    """Return what `danqing info` says about a checkpoint of the hub, or None for what is none.
-
-    Only configs and headers are fetched.
-    """
-    from danqing.cli.info import describe_checkpoint
-    from danqing.weights.hub_download import hub_plan, local, outline
-    from danqing.weights.hub_files import is_hub_id, parse_hub_id
-
-    found = parse_hub_id(model) if is_hub_id(model) else None
-    if found is None:
-        return None
-    hub = with_revision(found, choice)
-    here = local(hub, offline=choice.offline)
-    if here is not None:
-        return describe_checkpoint(str(here)) | {"name": hub.repo.partition("/")[2]}
-    plan = hub_plan(hub)
-    with outline(plan) as folder:
-        values = describe_checkpoint(str(folder))
-    return values | {"path": f"{hub} (not downloaded: {megabytes(plan.to_fetch)})", "hub": summary(plan)}
 
 
 def summary(plan: "HubPlan") -> dict[str, Any]:

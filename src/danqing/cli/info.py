@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from danqing.cli.file_info import SUFFIXES, describe_tensor_file, tensor_file_table
+from danqing.cli.hub import HubChoice, lookup_options, named_hub, summary, with_revision
 from danqing.cli.inventory import megabytes, shortened
 from danqing.cli.options import json_option
 from danqing.cli.outputs import FORMATS
@@ -20,14 +21,17 @@ Examples:
   danqing info checkpoints/my-model --json
   danqing info danqing-7-a-red-apple.png
   danqing info qwen-image-Q4_K_M.gguf
+  danqing info Qwen/Qwen-Image
 """
 
 
 @click.command(epilog=EXAMPLES, short_help="Describe a model, a file or a picture.")
 @click.argument("what", default="nano")
+@lookup_options
 @json_option
-def info(what: str, as_json: bool) -> None:
-    """Describe WHAT: a shipped model, a checkpoint folder, a safetensors or GGUF file, or a picture.
+def info(what: str, as_json: bool, **fields: Any) -> None:
+    """Describe WHAT: a shipped model, a checkpoint folder or hub repository, a safetensors or GGUF file, or a
+    picture.
 
     Of a checkpoint only configs and file headers are read; of a picture, the parameters it was drawn with.
     """
@@ -41,7 +45,7 @@ def info(what: str, as_json: bool) -> None:
         values = describe_tensor_file(path)
         lines = tensor_file_table(values)
     else:
-        values = describe_checkpoint(what)
+        values = describe_hub(what, named_hub(fields)) or describe_checkpoint(what)
         lines = _table(values)
     click.echo(json.dumps(values, ensure_ascii=False) if as_json else "\n".join(lines))
 
@@ -93,6 +97,27 @@ def describe_checkpoint(name: str) -> dict[str, Any]:
         "memory": {"fp32": 4 * loaded, "bf16": 2 * loaded},
         "reference_memory": {"fp32": 4 * kept, "bf16": 2 * kept} if kept else None,
     }
+
+
+def describe_hub(model: str, choice: HubChoice) -> dict[str, Any] | None:
+    """Return what `danqing info` says about a checkpoint of the hub, or None for what is none.
+
+    Only configs and headers are fetched.
+    """
+    from danqing.weights.hub_download import hub_plan, local, outline
+    from danqing.weights.hub_files import is_hub_id, parse_hub_id
+
+    found = parse_hub_id(model) if is_hub_id(model) else None
+    if found is None:
+        return None
+    hub = with_revision(found, choice)
+    here = local(hub, offline=choice.offline)
+    if here is not None:
+        return describe_checkpoint(str(here)) | {"name": hub.repo.partition("/")[2]}
+    plan = hub_plan(hub)
+    with outline(plan) as folder:
+        values = describe_checkpoint(str(folder))
+    return values | {"path": f"{hub} (not downloaded: {megabytes(plan.to_fetch)})", "hub": summary(plan)}
 
 
 def _table(values: dict[str, Any]) -> list[str]:

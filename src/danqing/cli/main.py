@@ -9,12 +9,14 @@ from typing import NoReturn
 import click
 
 from danqing import __version__
+from danqing.cli.convert import convert
 from danqing.cli.data import data
 from danqing.cli.describe import describe
 from danqing.cli.doctor import doctor
 from danqing.cli.edit import edit
 from danqing.cli.evaluate import evaluate
 from danqing.cli.generate import generate
+from danqing.cli.hub import download
 from danqing.cli.info import info
 from danqing.cli.layers import layers
 from danqing.cli.train import train
@@ -75,7 +77,7 @@ def danqing() -> None:
     show()
 
 
-for verb in (generate, edit, layers, describe, info, doctor, evaluate, train, data):
+for verb in (generate, edit, layers, describe, info, download, convert, doctor, evaluate, train, data):
     danqing.add_command(verb)
 
 

@@ -27,6 +27,7 @@ from danqing.models.vlm import VLM, VLMConfig
 from danqing.sampling.schedule import ScheduleConfig
 from danqing.weights.build import Adapt, build
 from danqing.weights.file_names import Part
+from danqing.weights.hub_cache import repository_of
 from danqing.weights.parts import GivenParts
 from danqing.weights.plan import Format, Placement
 from danqing.weights.quantise import Quantised, chosen_layers, stored_layers, with_quantised
@@ -207,7 +208,8 @@ class Folder:
                 f"{self.path}: expected a QwenImagePipeline checkpoint, found {family}; known: "
                 + ", ".join(RELEASES)
             )
-        info = dataclasses.replace(RELEASES[family], name=self.path.name)
+        name = (repository_of(self.path) or self.path.name).rpartition("/")[2]
+        info = dataclasses.replace(RELEASES[family], name=name)
         levels = self.index.get("sample_sigmas")
         return dataclasses.replace(info, steps=len(levels), fixed_steps=True) if levels else info
 
