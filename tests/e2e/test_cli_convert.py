@@ -51,7 +51,7 @@ def drawn(folder, **given):
 
 def test_there_and_back(run, tiny, tiny_folder, tmp_path):
     said = run(tiny_folder, "-o", "one.safetensors")
-    assert said.splitlines() == ["one.safetensors  0.4 MB  77 F32", "0.4 MB written"]
+    assert said.splitlines() == ["one.safetensors  0.4 MB  tensors: 77 in fp32", "0.4 MB written"]
     run(tiny_folder, "-o", "vae.safetensors", "--part", "vae")
     run(tiny_folder, "-o", "words.gguf", "--part", "text_encoder")
     files = ("--transformer", "one.safetensors", "--vae", "vae.safetensors")
@@ -122,7 +122,7 @@ def test_adapters(run, tiny_folder, tmp_path):
     (tmp_path / "peft").mkdir()
     save_file(pair, tmp_path / "peft/adapter_model.safetensors")
     (tmp_path / "peft/adapter_config.json").write_text('{"r": 2, "lora_alpha": 1}')
-    assert "3 F32" in run("peft", "-o", "peft.safetensors", "--like", tiny_folder)
+    assert "3 in fp32" in run("peft", "-o", "peft.safetensors", "--like", tiny_folder)
 
 
 def test_a_licence_is_carried(run, tiny21_folder):

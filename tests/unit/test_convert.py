@@ -155,11 +155,20 @@ def test_what_no_tensor_shows_is_written_down(edit_2511, tiny_folder, tmp_path):
         file_origin(file, like=Folder(tiny_folder), release=None)
 
 
-def test_a_release_that_only_its_name_shows(edit_2511, tiny_folder):
+def test_a_release_that_only_its_name_shows(edit_2511, tiny_folder, tmp_path):
     for folder, release in ((edit_2511, "Qwen-Image-Edit-2511"), (tiny_folder, "Qwen-Image-2512")):
         assert folder_origin(Folder(folder)).called(release).release == release
     with fails(RequestError, "expected one of a QwenImageEditPlusPipeline like tiny, found .*2509"):
         folder_origin(Folder(edit_2511)).called("Qwen-Image-Edit-2509")
+    for place, release in (
+        ("models--Qwen--Qwen-Image-2512/snapshots/0123abc", "Qwen-Image-2512"),
+        ("Qwen/Qwen-Image", "Qwen-Image"),
+        ("Qwen/mine", None),
+    ):
+        shutil.copytree(tiny_folder, tmp_path / place)
+        (tmp_path / place / "danqing.json").unlink()
+        origin = folder_origin(Folder(tmp_path / place))
+        assert (origin.name, origin.release) == (release or "mine", release)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from danqing.cli.inventory import megabytes
+from danqing.cli.inventory import NAMES, megabytes
 from danqing.cli.options import json_option, overwrite_option
 from danqing.cli.progress import bar
 from danqing.errors import RequestError
@@ -93,6 +93,8 @@ def convert(source: str, output: Path, dry_run: bool, overwrite: bool, as_json: 
             carry_out(plan, overwrite=overwrite, report=report)
     values = described(plan, written=not dry_run)
     click.echo(json.dumps(values, ensure_ascii=False) if as_json else "\n".join(_lines(values)))
+    for note in () if as_json else plan.notes:
+        click.echo(f"note: {note}", err=True)
 
 
 def planned(source: str, target: Path, choices: Mapping[str, Any]) -> "Plan":
@@ -209,10 +211,11 @@ def _tensors(plan: "Plan") -> int:
 def _lines(values: Mapping[str, Any]) -> list[str]:
     lines = []
     for file in values["files"]:
-        precisions = ", ".join(f"{count} {kind}" for kind, count in file["precisions"].items())
-        lines.append(f"{file['path']}  {megabytes(file['bytes'])}  {precisions}")
+        kinds = file["precisions"].items()
+        precisions = ", ".join(f"{count} in {NAMES.get(kind, kind)}" for kind, count in kinds)
+        lines.append(f"{file['path']}  {megabytes(file['bytes'])}  tensors: {precisions}")
     if values["copied"]:
         lines.append(f"and {len(values['copied'])} configs and texts")
     verb = "written" if values["written"] else "to write"
     lines.append(f"{megabytes(values['bytes'])} {verb}")
-    return lines + [f"note: {note}" for note in values["notes"]]
+    return lines

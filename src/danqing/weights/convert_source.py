@@ -115,7 +115,7 @@ def folder_origin(folder: Folder) -> Origin:
     zero = None if folder.is_21 else bool(config.get("zero_cond_t", False))
     release = folder.given.release or _release_of(folder, zero=bool(zero))
     return Origin(
-        name=folder.path.resolve().name,
+        name=_places(folder.path)[-1],
         folder=folder,
         release=release,
         zero_cond=zero,
@@ -201,9 +201,16 @@ def _release_of(folder: Folder, *, zero: bool) -> str | None:
         turbo = bool(folder.index.get("sample_sigmas"))
         fits = [name for name in fits if name.endswith("Turbo") == turbo]
     if len(fits) > 1:  # the same tensors, used in the same way: only the folder's name can tell
-        places = [re.sub(r"^models--\w+--", "", place) for place in folder.path.resolve().parts]
+        places = _places(folder.path)
         fits = [name for name in fits if name in places]
     return fits[0] if len(fits) == 1 else None
+
+
+def _places(path: Path) -> list[str]:
+    """Return the names of the folders that a folder lies in, its own the last; a hub's cache names a model."""
+    whole = path.resolve()
+    parts = whole.parts[:-2] if whole.parent.name == "snapshots" else whole.parts
+    return [re.sub(r"^models--.+--", "", part) for part in parts]
 
 
 def _held(header: Header, found: Found) -> tuple[Part, ...]:

@@ -53,7 +53,7 @@ def write_safetensors_items(
             raw = _bytes(values)
             _check_size(file, slot, raw.nbytes)
             stream.seek(len(header) + offsets[slot.name])
-            stream.write(memoryview(raw))
+            stream.write(raw.data)
             report(slot.name, slot.size)
 
 
