@@ -149,13 +149,15 @@ class ControlNet(nn.Module):
 class Residuals:
     """A ControlNet's residuals as the denoiser asks for them; n of them serve its blocks in n equal parts."""
 
-    parts: Sequence[Float[Tensor, "batch img_seq dim"]]
+    parts: Sequence[Float[Tensor, "rows img_seq dim"]]
+    """Where the denoiser has more rows, they serve each `rows` of them: both branches of guidance."""
     num_blocks: int
     """Blocks of the denoiser."""
 
     def __call__(self, index: int, img: Float[Tensor, "batch img_seq dim"]) -> Tensor:
         """Return the residual after block `index`."""
-        return self.parts[index // math.ceil(self.num_blocks / len(self.parts))]
+        part = self.parts[index // math.ceil(self.num_blocks / len(self.parts))]
+        return part.repeat(len(img) // len(part), 1, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from danqing.conditioning.text import join
 from danqing.models.mmdit import MMDiT
-from danqing.models.single_stream import Prefix, SingleStream
+from danqing.models.single_stream import Prefix, SingleStream, TargetLayout
 from danqing.pipelines.components import Components
 from danqing.pipelines.job import Job
 from danqing.pipelines.steering import steering
@@ -45,6 +45,7 @@ def _two_streams(components: Components, model: MMDiT, jobs: Sequence[Job], sigm
     shapes = [settings.shape, *settings.references]
     found = [job.references for job in jobs if job.references is not None]
     references = torch.cat(found).to(components.device, dtype) if found else None
+    layout = model.layout(shapes, txt.shape[1], text.lengths, device=components.device)
     steer = steering(components.controlnet, model, jobs, sigmas, text)
 
     def network(latents: Tensor, index: int) -> tuple[Tensor, Tensor | None]:
@@ -55,8 +56,7 @@ def _two_streams(components: Components, model: MMDiT, jobs: Sequence[Job], sigm
             img.repeat(copies, 1, 1),
             txt,
             table.at(index),
-            shapes=shapes,
-            lengths=text.lengths,
+            layout=layout,
             residual=None if steer is None else steer(latents, index),
         )
         velocity = out[:, : latents.shape[1]].float()
@@ -90,15 +90,19 @@ def _single_stream(
             )
         return prefixes[key]
 
-    cond = [prefix_of(job.cond, job) for job in jobs]
-    uncond = [prefix_of(job.uncond, job) for job in jobs if job.uncond is not None]
-
-    def velocity(img: Tensor, rows: Sequence[Prefix], index: int) -> Tensor:
+    def runs_of(rows: Sequence[Prefix]) -> list[_Run]:
+        """Return neighbours of one prefix together."""
         runs = [list(run) for _, run in groupby(rows, key=id)]
-        parts = img.split([len(run) for run in runs])
+        return [_Run(run[0], len(run), model.layout(run[0], settings.shape)) for run in runs]
+
+    cond = runs_of([prefix_of(job.cond, job) for job in jobs])
+    uncond = runs_of([prefix_of(job.uncond, job) for job in jobs if job.uncond is not None])
+
+    def velocity(img: Tensor, runs: Sequence[_Run], index: int) -> Tensor:
+        parts = img.split([run.count for run in runs])
         return torch.cat(
             [
-                model(part, run[0], table.at(index), shape=settings.shape).float()
+                model(part, run.prefix, table.at(index), layout=run.layout).float()
                 for part, run in zip(parts, runs, strict=True)
             ]
         )
@@ -108,3 +112,11 @@ def _single_stream(
         return velocity(img, cond, index), velocity(img, uncond, index) if uncond else None
 
     return network
+
+
+class _Run(NamedTuple):
+    """Pictures next to each other that see the same text and references."""
+
+    prefix: Prefix
+    count: int
+    layout: TargetLayout

@@ -1,6 +1,7 @@
 """ControlNets at work: what they add to the denoiser at each noise level."""
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 from jaxtyping import Float
@@ -83,18 +84,18 @@ def _copied(
     text: Conditioning,
     tokens: Sequence[Tensor],
 ) -> _Contribute:
-    copies = len(text.lengths) // len(jobs)
     device, dtype = tokens[0].device, tokens[0].dtype
     txt, lengths = text.txt[: len(jobs)].to(dtype), text.lengths[: len(jobs)]
-    table, shape = net.modulation_table(sigmas[:-1]).to(device), jobs[0].settings.shape
+    table = net.modulation_table(sigmas[:-1]).to(device)
+    layout = net.layout([jobs[0].settings.shape], txt.shape[1], lengths, device=device)
 
     def contribute(latents: Tensor, index: int, active: list[tuple[int, float]]) -> ResidualFn:
         total: list[Tensor] = []
         for place, scale in active:
-            found = net(latents.to(dtype), txt, tokens[place], table.at(index), shape=shape, lengths=lengths)
+            found = net(latents.to(dtype), txt, tokens[place], table.at(index), layout=layout)
             scaled = [scale * part for part in found]
             total = [a + b for a, b in zip(total, scaled, strict=True)] if total else scaled
-        return Residuals([part.repeat(copies, 1, 1) for part in total], model.config.num_layers)
+        return Residuals(total, model.config.num_layers)
 
     return contribute
 
@@ -105,7 +106,7 @@ def _blockwise(net: BlockwiseControlNet, tokens: Sequence[Tensor], copies: int) 
     def contribute(_latents: Tensor, _index: int, active: list[tuple[int, float]]) -> ResidualFn:
         def residual(index: int, img: Tensor) -> Tensor:
             parts = [scale * net.residual(index, img, read[place]) for place, scale in active]
-            return torch.stack(parts).sum(0)
+            return reduce(torch.add, parts)
 
         return residual
 
