@@ -207,7 +207,7 @@ def _release_of(folder: Folder, *, zero: bool) -> str | None:
 
 
 def _places(path: Path) -> list[str]:
-    """Return the names of the folders that a folder lies in, its own the last; a hub's cache names a model."""
+    """Return the names of the folders down to a folder; in the cache of a hub, down to the model."""
     whole = path.resolve()
     parts = whole.parts[:-2] if whole.parent.name == "snapshots" else whole.parts
     return [re.sub(r"^models--.+--", "", part) for part in parts]
