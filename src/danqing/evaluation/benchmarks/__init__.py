@@ -1,0 +1,19 @@
+"""The benchmarks by name."""
+
+import difflib
+from typing import Final
+
+from danqing.errors import RequestError
+from danqing.evaluation.benchmarks.benchmark import Benchmark
+
+BENCHMARKS: Final[tuple[Benchmark, ...]] = ()
+
+
+def benchmark(name: str) -> Benchmark:
+    """Return a benchmark by its name; raises RequestError that names the nearest one."""
+    known = {one.name: one for one in BENCHMARKS}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1)
+    told = f"; did you mean {near[0]}?" if near else ""
+    raise RequestError(f"expected a benchmark of {', '.join(known)}, found {name!r}{told}")
