@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
+from torch import nn
 
 from danqing.conditioning.enhance import release_system_prompt
 from danqing.conditioning.pictures import PictureLimits
@@ -22,9 +23,11 @@ from danqing.pipelines.request import check_task
 from danqing.sampling.schedule import ScheduleConfig
 from danqing.weights.controlnets import check_fits, load_controlnet
 from danqing.weights.file_names import Part
+from danqing.weights.identity import Identity, identity_of
 from danqing.weights.layouts import CheckpointInfo, Folder
 from danqing.weights.plan import MemoryPlan
 from danqing.weights.residency import Residency
+from danqing.weights.result_cache import ResultCache, open_cache
 
 T = TypeVar("T")
 # The modulation of a schedule is computed once, so its layers need no room on the device.
@@ -56,6 +59,10 @@ class Components:
     """What keeps the weights of parts; those of a part without one are in memory at all times."""
     vae_tile: int | None = None
     """Side of the tiles a picture is decoded in, in latents; None decodes it whole."""
+    identities: Mapping[Part, Identity] = field(default_factory=dict)
+    """Which files parts were made from; results of a part without one are not kept."""
+    cache: ResultCache | None = None
+    """Where results are kept that depend on a request and weights alone."""
 
     def stage(self, part: Part) -> AbstractContextManager[None]:
         """Have the weights of a part in memory while it is used; see `Residency.stage`."""
@@ -95,12 +102,14 @@ def load_components(
     controlnet: Path | None = None,
     tasks: Collection[str] | None = None,
     plan: MemoryPlan | None = None,
+    cache: bool = True,
 ) -> Components:
     """Load everything that `tasks` need, by default all those of the checkpoint, and no more.
 
     The conditioner's vision tower is for those that see pictures, its head for those that write. With a plan
-    only what it keeps is read now, the rest when it is used; pictures are the same. Raises RequestError for a
-    task that the checkpoint cannot do.
+    only what it keeps is read now, the rest when it is used; pictures are the same, and so they are with
+    `cache`, which keeps what was read of prompts, and large modulation tables. Raises RequestError for a task
+    that the checkpoint cannot do.
     """
     info = folder.info()
     for task in tasks or ():
@@ -123,6 +132,8 @@ def load_components(
         system_prompt=release_system_prompt(folder.path),
         residencies=parts.residencies,
         vae_tile=None if plan is None else plan.vae_tile,
+        identities=_identities(folder, parts, dtype) if cache else {},
+        cache=open_cache() if cache else None,
     )
 
 
@@ -131,6 +142,15 @@ class _Parts(NamedTuple):
     vae: VAE | VAE21
     vlm: Conditioner
     residencies: Mapping[Part, Residency]
+
+
+def _identities(folder: Folder, parts: _Parts, dtype: torch.dtype) -> Mapping[Part, Identity]:
+    modules: dict[Part, nn.Module] = {"transformer": parts.transformer, "text_encoder": parts.vlm}
+    streamed = {part for part, residency in parts.residencies.items() if not residency.whole}
+    return {
+        part: identity_of(folder, part, dtype, module, streamed=part in streamed)
+        for part, module in modules.items()
+    }
 
 
 def _load_parts(

@@ -13,6 +13,7 @@ from danqing.models.mmdit import MMDiT
 from danqing.models.single_stream import Prefix, SingleStream, TargetLayout
 from danqing.pipelines.components import Components
 from danqing.pipelines.job import Job
+from danqing.pipelines.modulation import modulation_table
 from danqing.pipelines.steering import steering
 
 
@@ -41,7 +42,7 @@ def _two_streams(components: Components, model: MMDiT, jobs: Sequence[Job], sigm
     copies = len(text.lengths) // len(jobs)
     txt = text.txt.to(dtype)
     additional = 0 if model.config.use_additional_t_cond else None  # the class of pictures, layered or not
-    table = model.modulation_table(sigmas[:-1], additional).to(components.device)
+    table = modulation_table(components, model, sigmas[:-1], additional).to(components.device)
     shapes = [settings.shape, *settings.references]
     found = [job.references for job in jobs if job.references is not None]
     references = torch.cat(found).to(components.device, dtype) if found else None
