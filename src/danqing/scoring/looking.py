@@ -104,6 +104,11 @@ class Looks:
     vqa: Answerer | None = None
     asker: Asker | None = None
     words: WordReader | None = None
+    sure: tuple[float, float] = (0.3, 0.9)
+    """Scores from which the detector's things count for GenEval, and from which they are counted one by one.
+
+    Those of its own detector; another one is as sure at other scores.
+    """
 
 
 ROLES = {

@@ -5,8 +5,21 @@ from typing import Final
 
 from danqing.errors import RequestError
 from danqing.evaluation.benchmarks.benchmark import Benchmark
+from danqing.evaluation.benchmarks.corebench import COREBENCH
+from danqing.evaluation.benchmarks.dpg import DPG, DSG
+from danqing.evaluation.benchmarks.geneval import GENEVAL, GENEVAL_LONG
+from danqing.evaluation.benchmarks.longtext import LONGTEXT
+from danqing.evaluation.benchmarks.parti import PARTI
 
-BENCHMARKS: Final[tuple[Benchmark, ...]] = ()
+BENCHMARKS: Final[tuple[Benchmark, ...]] = (
+    GENEVAL,
+    GENEVAL_LONG,
+    DPG,
+    DSG,
+    LONGTEXT,
+    COREBENCH,
+    PARTI,
+)
 
 
 def benchmark(name: str) -> Benchmark:

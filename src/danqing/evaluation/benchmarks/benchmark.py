@@ -1,4 +1,4 @@
-"""What a benchmark is: prompts in files, how they are drawn, who looks at the pictures, how that is scored."""
+"""What a benchmark is: prompts in files, how they are drawn, who looks at them, and the scores."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +24,8 @@ class File:
     """Where it is fetched from; empty where nothing permits that, and users bring it."""
     sha256: str = ""
     """Of the file as it was when the reader was written."""
+    git_blob: str = ""
+    """Its name in git, where only that is known."""
     optional: bool = False
     """Whether the benchmark can be read without it."""
 
@@ -49,7 +51,7 @@ class Benchmark:
     variants: tuple[Variant, ...] = ("official",)
     """The first is the default."""
     judges: Mapping[str, str]
-    """Roles of `scoring.looking.ROLES` that its judge needs -> the model that the official score has in it."""
+    """Roles of `scoring.looking.ROLES` that its judge needs -> the model in it officially."""
     read: Callable[[Path], list[Item]]
     """Items from the benchmark's folder; raises DataError when files are missing or other than expected."""
     rows: Callable[[Variant], tuple[Row, ...]]

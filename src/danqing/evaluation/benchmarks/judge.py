@@ -17,14 +17,16 @@ class BenchmarkJudge:
     """Looks with the models it is given; another model or another rule is another version."""
 
     def __init__(
-        self, benchmark: str, rules: str, roles: Sequence[str], atoms: Atoms, looks: Looks, variant: Variant
+        self, name: str, rules: str, roles: Sequence[str], atoms: Atoms, looks: Looks, variant: Variant
     ) -> None:
         """`rules` is the version of `atoms`; raises ResourceError when one of `roles` is empty."""
         self._atoms, self._looks, self._variant = atoms, looks, variant
         chosen: dict[str, Look] = {role: needed(getattr(looks, ROLES[role]), role) for role in roles}
         seen = {role: [look.name, look.version] for role, look in chosen.items()}
-        self.name = f"{benchmark}, {variant}"
-        self.version = content_key({"rules": rules, "variant": variant, "looks": seen})[:12]
+        self.name = name
+        self.version = content_key(
+            {"rules": rules, "variant": variant, "looks": seen, "sure": list(looks.sure)}
+        )[:12]
         self.models = {role: look.name for role, look in chosen.items()}
 
     def judge(self, made: Made, item: Item) -> tuple[Atom, ...]:
