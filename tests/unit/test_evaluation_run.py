@@ -4,11 +4,12 @@ import dataclasses
 
 import pytest
 
-from danqing.errors import DataError
+from danqing.errors import ConfigError, DataError, ResourceError
 from danqing.evaluation.items import Clause, Item
+from danqing.evaluation.prices import Budget
 from danqing.evaluation.run import plan, run, score, shuffle
 from danqing.evaluation.store import Store
-from tests.evaluation_fakes import FakeJudge, FakePainter, colour_items
+from tests.evaluation_fakes import FakeJudge, FakePainter, colour_items, said_items
 
 
 @pytest.fixture
@@ -123,3 +124,73 @@ def test_a_system_that_draws_too_few_is_stopped(store):
     with pytest.raises(DataError, match="expected 2 answers, found 1"):
         run(plan(colour_items(2), FakeIdler(), [0], store), store)
     assert store.attempts() == []
+
+
+def test_a_folder_is_not_asked_for_what_it_lacks(store):
+    class FakeFolder(FakePainter):
+        def has(self, item, seed):
+            return item.prompt.endswith("red")
+
+    items, folder = colour_items(7), FakeFolder()
+    wanted = plan(items, folder, [0], store)
+    assert (len(wanted.missing), wanted.absent) == (2, 5)
+    assert "5 not in it, 2 to make" in str(wanted)
+    assert run(wanted, store).made == 2
+    assert folder.calls == [[items[0].prompt, items[6].prompt]]
+    assert store.tasks(folder.name, folder.version)[1][0] == items[1].id  # wanted all the same
+
+
+def test_a_system_is_asked_for_what_it_can_do(store):
+    class FakeArtist(FakePainter):
+        abilities = frozenset({"draw"})
+
+    artist, items, judge = FakeArtist(), [*colour_items(2), *said_items(2)], FakeJudge()
+    wanted = plan(items, artist, [0], store)
+    assert [task.item for task in wanted.tasks] == items[:2]
+    run(wanted, store)
+    assert score(items, artist, [0], judge, store) == 2
+
+
+def test_as_many_at_once_as_a_system_answers(store):
+    painter = FakePainter()
+    painter.concurrency = 6
+    run(plan(colour_items(8), painter, [0], store), store)
+    assert [len(call) for call in painter.calls] == [6, 2]
+
+
+def test_a_wrong_key_ends_the_run_and_the_rest_stays_missing(store):
+    class FakeStranger(FakePainter):
+        def answer(self, items, seed):
+            super().answer(items, seed)
+            raise ConfigError("expected a valid key, found another")
+
+    stranger, items = FakeStranger(), colour_items(9)
+    done = run(plan(items, stranger, [0], store), store)
+    assert (done.made, done.failed, done.stopped) == (0, 1, "expected a valid key, found another")
+    assert [len(call) for call in stranger.calls] == [4, 1]
+    assert len(plan(items, stranger, [0], store).missing) == 9
+
+
+@pytest.mark.parametrize(
+    ("said", "state"),
+    [("timed out after 2 seconds", "timeout"), ("invalid picture: none", "invalid"), ("ill", "failed")],
+)
+def test_what_kept_an_answer_away_is_told_apart(store, said, state):
+    class FakeSlow(FakePainter):
+        def answer(self, items, seed):
+            raise ResourceError(said)
+
+    assert run(plan(colour_items(1), FakeSlow(), [0], store), store).failed == 1
+    assert store.attempts()[0].state == state
+
+
+def test_a_limit_of_cost_holds_between_batches(store):
+    painter, items = FakePainter(), colour_items(9)
+    painter.settings = {"vendor": "openai-compatible", "model": "dear", "price": 0.1}
+    wanted = plan(items, painter, [0], store)
+    assert wanted.cost.amount == pytest.approx(0.9)
+    budget = Budget(0.85)
+    done = run(wanted, store, budget=budget)
+    assert (done.made, budget.spent) == (8, pytest.approx(0.8))
+    assert done.stopped.startswith("--max-cost: expected at most 0.85 USD, found about 0.10 USD after 0.80")
+    assert run(plan(items, painter, [0], store), store, budget=Budget(0.1)).made == 1

@@ -8,11 +8,14 @@ from danqing.evaluation.statistics import (
     Rate,
     cluster_interval,
     compare,
+    compare_pooled,
     compare_rows,
     holm,
     mean_over_rows,
     missing_as_zero,
     only_common,
+    pooled_interval,
+    ranks,
 )
 
 
@@ -116,3 +119,60 @@ def test_holm_adjusts_from_the_smallest():
     assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
     assert holm([]) == []
     assert holm([0.9, 0.8]) == [1, 1]
+
+
+def test_a_pooled_share_weighs_long_texts_more():
+    """Of 10 words 9 are right, of 90 none: pooled 9 of 100, where the mean over prompts is 0.45."""
+    two = [Observation("a", "a", 0.9, weight=10), Observation("b", "b", 0.0, weight=90)]
+    assert mean_over_rows([two]).mean == pytest.approx(0.09)
+    nothing = Observation("c", "c", 1.0, weight=0)
+    assert mean_over_rows([[*two, nothing]]).mean == pytest.approx(0.09)
+    assert mean_over_rows([[nothing]]) is None
+    assert compare(two, [one._replace(value=0.0) for one in two]).difference == pytest.approx(0.09)
+
+
+def _harmonic(sums):
+    """F1 of found, said and wanted words."""
+    return 2 * sums[..., 0] / (sums[..., 1] + sums[..., 2])
+
+
+def test_a_pooled_row_is_what_its_sums_come_to():
+    rng = np.random.default_rng(5)
+
+    def said(skill):
+        hits = rng.binomial(10, skill, 80)
+        return [Observation(str(i), str(i), 0.0, parts=(hit, 10, 10)) for i, hit in enumerate(hits)]
+
+    weak, strong = said(0.4), said(0.7)
+    shares = [one._replace(value=one.parts[0] / 10) for one in weak]
+    found, same = pooled_interval(weak, _harmonic), cluster_interval(shares)
+    assert (found.mean, found.low, found.high) == pytest.approx((same.mean, same.low, same.high))
+    better = compare_pooled(strong, weak, _harmonic)
+    assert better.separated
+    assert better.low < 0.3 < better.high
+    assert not compare_pooled(weak, weak, _harmonic).separated
+    assert compare_pooled(weak, [], _harmonic) is None
+    assert pooled_interval([], _harmonic) is None
+
+
+def test_ranks_say_how_sure_an_order_is():
+    rng = np.random.default_rng(6)
+    ease = rng.random(100)
+    clear = ranks({"a": [observed(ease + 0.3)], "b": [observed(ease)], "c": [observed(ease - 0.2)]})
+    assert {label: (rank.place, rank.low, rank.high) for label, rank in clear.items()} == {
+        "a": (1, 1, 1),
+        "b": (2, 2, 2),
+        "c": (3, 3, 3),
+    }
+    luck = ranks({str(i): [observed((rng.random(20) < 0.5).astype(float))] for i in range(4)})
+    assert max(rank.high - rank.low for rank in luck.values()) == 3
+    twins = ranks({"a": [observed(ease)], "b": [observed(ease)]})
+    assert str(twins["a"]) == str(twins["b"]) == "1"
+    assert ranks({"a": [observed(ease)]}) == {}
+    assert ranks({"a": [observed([1.0])], "b": [observed([None])]}) == {}
+
+
+def test_ranks_look_at_the_items_that_all_answered():
+    easy = observed([1.0, 0.0, None])
+    hard = observed([1.0, 0.0, 0.0])
+    assert ranks({"easy": [easy], "hard": [hard]})["hard"].place == 1

@@ -9,6 +9,7 @@ from PIL import Image
 
 from danqing.errors import DataError
 from danqing.evaluation.items import Atom, Clause, Item
+from danqing.evaluation.remote.answers import noted
 from danqing.evaluation.store import Store, Task, answer_key
 from tests.evaluation_fakes import FakeJudge, FakePainter
 
@@ -170,7 +171,7 @@ def test_a_store_of_pictures_alone_is_brought_up_to_date(tmp_path):
         connection.execute("INSERT INTO pictures VALUES (?, 'digest', '{}', 1.5, 0)", (task().key,))
         connection.execute("INSERT INTO scores VALUES ('digest', 'item', 'judge', '1', '[]', 0.1, 0)")
     connection.close()
-    with pytest.raises(DataError, match="expected version 2 of the store, found 1; open it once for writing"):
+    with pytest.raises(DataError, match="expected version 3 of the store, found 1; open it once for writing"):
         Store.open(path, readonly=True)
     for _ in range(2):
         with Store.open(path) as store:
@@ -181,11 +182,46 @@ def test_a_store_of_pictures_alone_is_brought_up_to_date(tmp_path):
             store.add_answers([(task(seed=1), "red")], 1.0)
 
 
+def test_a_store_without_notes_is_brought_up_to_date(tmp_path):
+    path = tmp_path / "store.sqlite"
+    with Store.open(path) as store:
+        store.add_tasks(PAINTER, [task()])
+        store.add_answers([(task(), "red")], 1.0)
+        store.add_refusal(task(seed=1), "refused", "no")
+    with sqlite3.connect(path) as connection:
+        connection.executescript(
+            "ALTER TABLE answers DROP COLUMN notes; DROP TABLE attempts;"
+            "CREATE TABLE attempts (number INTEGER PRIMARY KEY, key TEXT NOT NULL, state TEXT NOT NULL,"
+            " reason TEXT NOT NULL, created REAL NOT NULL, CHECK (state IN ('ok', 'refused', 'failed')));"
+            "CREATE INDEX attempts_of_key ON attempts (key);"
+            "CREATE TRIGGER attempts_stay BEFORE DELETE ON attempts BEGIN SELECT RAISE (ABORT, 'no'); END;"
+            "INSERT INTO attempts VALUES (7, 'key', 'refused', 'no', 0); PRAGMA user_version = 2;"
+        )
+    connection.close()
+    with Store.open(path) as store:
+        assert store.kept(task().key).notes == {}
+        store.add_refusal(task(seed=2), "timeout", "timed out after 2 seconds")
+        assert [(one.state, one.reason[:2]) for one in store.attempts()] == [
+            ("refused", "no"),
+            ("timeout", "ti"),
+        ]
+        with pytest.raises(sqlite3.IntegrityError, match="attempts are kept"):
+            store._connection.execute("DELETE FROM attempts")
+
+
+def test_what_a_vendor_said_comes_back_with_the_picture(store):
+    picture = noted(Image.new("RGB", (4, 4)), {"revised_prompt": "ein Apfel", "usage": {"output_tokens": 7}})
+    store.add_answers([(task(), picture)], 1.0)
+    said = {"revised_prompt": "ein Apfel", "usage": {"output_tokens": 7}}
+    assert store.kept(task().key).notes == said
+    assert store.notes([task().key, "other"]) == {task().key: said}
+
+
 def test_a_store_of_another_version_is_refused(tmp_path):
     path = tmp_path / "store.sqlite"
     Store.open(path).close()
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(DataError, match="expected version 2 of the store, found 99"):
+    with pytest.raises(DataError, match="expected version 3 of the store, found 99"):
         Store.open(path)

@@ -46,7 +46,7 @@ def test_every_outcome_is_kept_with_its_reason_and_failures_are_tried_again(live
     with Store.open(tmp_path / "store.sqlite") as store:
         answers = _results(system, store).answers["live", "page"]
         states = [one.state for one in answers]
-        assert states == ["judged", "refused", "failed", "failed", "judged"]
+        assert states == ["judged", "refused", "timeout", "invalid", "judged"]
         assert [one.reason.partition(":")[0] for one in answers[1:4]] == [
             "refused (content_policy_violation)",
             "timed out after 2 seconds",

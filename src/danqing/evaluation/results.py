@@ -2,19 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from PIL import Image
 
 from danqing.errors import DataError
 from danqing.evaluation.items import Atom, Item, Made, System
 from danqing.evaluation.run import shuffle
-from danqing.evaluation.statistics import Observation
-from danqing.evaluation.store import Store
+from danqing.evaluation.statistics import Observation, Pool
+from danqing.evaluation.store import Gap, Store
 
 Role = Literal["model", "baseline", "ceiling", "floor"]
 """What is measured, what it is compared with, the most that its judge can see, or the least."""
-State = Literal["judged", "unjudged", "refused", "failed", "missing"]
+State = Literal["judged", "unjudged", "missing"] | Gap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,11 @@ class Answer:
     def made(self) -> Made:
         """The picture or the text, read from the store."""
         return self.store.kept(self.key).made
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """What a vendor said of it: the prompt as it was revised, tokens used."""
+        return self.store.notes([self.key]).get(self.key, {})
 
     @property
     def image(self) -> Image.Image:
@@ -78,12 +83,19 @@ class Row:
     """Of the values; without one they go from 0 to 1, and only such rows can be part of the mean."""
     over_seeds: Callable[[Sequence[Answer]], float] | None = None
     """In place of `value`, what the answers to one item with all seeds come to together."""
+    weight: Callable[[Item], float] | None = None
+    """What each answer to an item weighs in the row, by default the same: words of a text, questions."""
+    parts: Callable[[Answer], Sequence[float] | None] | None = None
+    """In place of `value`, numbers whose sums over all answers `pool` turns into the value of the row."""
+    pool: Pool | None = None
     counts: bool = True
     """Whether the row is part of the mean over rows."""
 
     def __post_init__(self) -> None:
         if self.unit and self.counts:
             raise DataError(f"{self.name}: expected a row in {self.unit} to stay out of the mean; set counts")
+        if (self.pool is None) != (self.parts is None) or (self.pool is not None and self.counts):
+            raise DataError(f"{self.name}: expected parts and pool of a row out of the mean, found others")
 
     @property
     def items(self) -> str:
@@ -108,9 +120,14 @@ class Entrant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """Everything a report and its page are made of."""
+    """Everything that a report and its page say of one benchmark."""
 
     store: Store
+    name: str = ""
+    """Of the benchmark, and of the variant of its score where there are several."""
+    title: str = ""
+    about: Mapping[str, str] = field(default_factory=dict)
+    """What a reader must know of it, a line a heading: licence, source, protocol, what was asked."""
     rows: tuple[Row, ...]
     entrants: tuple[Entrant, ...]
     """The first is what the table is about."""
@@ -129,33 +146,29 @@ class Results:
         """Return what the answers of one cell come to."""
         answers = self.of(entrant, row)
         if row.over_seeds is None:
-            valued = [(one, row.value(one) if one.state == "judged" else None) for one in answers]
-            return [
-                _observed(row, one.item, value)
-                for one, value in valued
-                if value is not None or one.state != "judged"
-            ]
+            found = [_observed(row, one) for one in answers]
+            return [seen for one, seen in zip(answers, found, strict=True) if _says(one, seen)]
         together: dict[str, list[Answer]] = {}
         for one in answers:
             together.setdefault(one.item.id, []).append(one)
-        found = []
+        valued = []
         for some in together.values():
             judged = [one for one in some if one.state == "judged"]
-            found.append(_observed(row, some[0].item, row.over_seeds(judged) if judged else None))
-        return found
+            valued.append(_observation(row, some[0].item, row.over_seeds(judged) if judged else None))
+        return valued
 
     def floor(self, row: Row) -> list[Observation]:
         """Return the least that the judge sees: of an entrant that does nothing, where there is one.
 
         Without one, what answers of the first entrant come to when judged for other items of the row.
         """
-        if row.over_seeds is not None or row.unit:
+        if row.over_seeds is not None or row.unit or row.pool is not None:
             return []
         for entrant in self.entrants:
             if entrant.role == "floor" and self.of(entrant, row):
                 return self.observations(entrant, row)
         valued = [(item, row.value(answer)) for item, answer in self.shuffled.get(row.items, ())]
-        return [_observed(row, item, value) for item, value in valued if value is not None]
+        return [_observation(row, item, value) for item, value in valued if value is not None]
 
 
 def read_results(
@@ -166,6 +179,9 @@ def read_results(
     judges: Sequence[tuple[str, str]],
     items: Sequence[Item] | None = None,
     seeds: Sequence[int] | None = None,
+    name: str = "",
+    title: str = "",
+    about: Mapping[str, str] | None = None,
 ) -> Results:
     """Read the answers of the entrants to `items` with `seeds`, by default to all that was ever planned.
 
@@ -190,6 +206,9 @@ def read_results(
         raise DataError(f"expected items of the rows {known}, found {', '.join(sorted(unknown))}")
     return Results(
         store=store,
+        name=name,
+        title=title,
+        about=about or {},
         rows=tuple(rows),
         entrants=tuple(entrants),
         judges=tuple(judges),
@@ -223,7 +242,7 @@ def _answers(
         if key in digests:
             state = "unjudged" if not atoms else "judged"
         elif key in last and last[key].state != "ok":
-            state = "refused" if last[key].state == "refused" else "failed"
+            state = last[key].state  # type: ignore[assignment]  # one of Gap, since it is not "ok"
         reason = last[key].reason if key in last else ""
         answer = Answer(
             item=items[name], seed=seed, state=state, atoms=atoms or (), reason=reason, key=key, store=store
@@ -249,7 +268,23 @@ def _shuffled(
     return found
 
 
-def _observed(row: Row, item: Item, value: float | None) -> Observation:
+def _observed(row: Row, answer: Answer) -> Observation:
+    """Return what one answer comes to in a row, with None as value where it comes to nothing."""
+    if answer.state != "judged":
+        return _observation(row, answer.item, None)
+    if row.parts is None:
+        return _observation(row, answer.item, row.value(answer))
+    parts = row.parts(answer)
+    none = _observation(row, answer.item, None)
+    return none if parts is None else none._replace(value=0.0, parts=tuple(parts))  # the pool has the value
+
+
+def _says(answer: Answer, seen: Observation) -> bool:
+    """Return whether an observation belongs into the row: a judged answer may say nothing of it."""
+    return seen.value is not None or answer.state != "judged"
+
+
+def _observation(row: Row, item: Item, value: float | None) -> Observation:
     if value is not None and not row.unit and not 0 <= value <= 1:
         raise DataError(f"{row.name}: expected a value from 0 to 1, found {value} for {item.prompt!r}")
-    return Observation(item.id, item.cluster, value)
+    return Observation(item.id, item.cluster, value, 1.0 if row.weight is None else row.weight(item))

@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final
 
-from danqing.errors import DanqingError, DataError, RequestError
-from danqing.evaluation.items import Item, Judge, System
-from danqing.evaluation.store import Store, Task, answer_key
+from danqing.errors import ConfigError, DanqingError, DataError, RequestError, ResourceError
+from danqing.evaluation.items import Ability, Item, Judge, System
+from danqing.evaluation.prices import Budget, Cost, cost
+from danqing.evaluation.remote.answers import INVALID, TIMED_OUT
+from danqing.evaluation.store import Gap, Store, Task, answer_key
 
 Tell = Callable[[int, int, str], None]
 """Is told how many are done, of how many, and the row in hand."""
@@ -33,12 +35,20 @@ class Plan:
     """Tasks that have an answer."""
     refused: int
     """Tasks that the system refused; they are not tried again."""
+    absent: int
+    """Tasks that the system has no answer to, and is not asked: pictures that a folder lacks."""
     seconds: float | None
     """Mean seconds an answer of this system took so far; None before the first."""
+
+    @property
+    def cost(self) -> Cost:
+        """What making the missing ones may cost."""
+        return cost(self.system, [task.item for task in self.missing])
 
     def __str__(self) -> str:
         told = f"{self.system.name}: {len(self.tasks)} answers wanted, {self.there} there"
         told += f", {self.refused} refused" if self.refused else ""
+        told += f", {self.absent} not in it" if self.absent else ""
         told += f", {len(self.missing)} to make"
         if self.missing and self.seconds is not None:
             told += f" (about {self.seconds * len(self.missing):.0f} seconds)"
@@ -52,15 +62,20 @@ class Done:
     made: int = 0
     refused: int = 0
     failed: int = 0
+    """Failures, time-outs and invalid pictures."""
+    stopped: str = ""
+    """Why it ended before its time: nothing further could be asked, or paid."""
 
 
 def plan(items: Sequence[Item], system: System, seeds: Sequence[int], store: Store) -> Plan:
     """Return what it takes to have an answer to every item with every seed; nothing is made or written.
 
-    What failed is wanted again, what was refused is not.
+    Items that ask for what the system cannot do are left out. What failed is wanted again, what was refused
+    is not, nor what the system has no answer to.
     """
     if len({item.id for item in items}) != len(items) or len(set(seeds)) != len(seeds):
         raise DataError("expected every item and every seed once, found some twice; leave out the copies")
+    items = able(system, items)
     tasks = []
     for seed in seeds:
         for item in items:
@@ -70,30 +85,52 @@ def plan(items: Sequence[Item], system: System, seeds: Sequence[int], store: Sto
     there, last = store.digests(keys), store.last_attempts(keys)
     refused = {key for key, attempt in last.items() if attempt.state == "refused"} - there.keys()
     first = {task.key: task for task in reversed(tasks)}
+    absent = {key for key, task in first.items() if key not in there and not _has(system, task)}
+    done = there.keys() | refused | absent
     taken = store.seconds(keys)
     return Plan(
         system=system,
         tasks=tuple(tasks),
-        missing=tuple(first[key] for key in keys if key not in there and key not in refused),
+        missing=tuple(first[key] for key in keys if key not in done),
         there=sum(task.key in there for task in tasks),
         refused=sum(task.key in refused for task in tasks),
+        absent=sum(task.key in absent for task in tasks),
         seconds=sum(taken) / len(taken) if taken else None,
     )
 
 
-def run(wanted: Plan, store: Store, *, batch: int = BATCH, tell: Tell | None = None) -> Done:
+def run(
+    wanted: Plan,
+    store: Store,
+    *,
+    batch: int | None = None,
+    budget: Budget | None = None,
+    tell: Tell | None = None,
+) -> Done:
     """Make what is missing, `batch` answers at a time; each batch is kept before the next begins.
 
-    A refusal and a failure are kept with their reason, and the rest is made.
+    A refusal and a failure are kept with their reason, and the rest is made. Where nothing further can come
+    of asking, with a wrong key or an unknown model, or where the budget would be passed, the rest stays
+    missing and `Done.stopped` says why. `batch` is 4 by default, or as many as the system answers at once.
     """
-    store.add_tasks(wanted.system, wanted.tasks)
+    system = wanted.system
+    store.add_tasks(system, wanted.tasks)
+    size = batch or max(BATCH, getattr(system, "concurrency", 1))
     done, finished, total = Done(), len(wanted.tasks) - len(wanted.missing), len(wanted.tasks)
     for seed, tasks in groupby(wanted.missing, key=lambda task: task.seed):
         waiting = list(tasks)
-        for start in range(0, len(waiting), batch):
-            part = waiting[start : start + batch]
+        for start in range(0, len(waiting), size):
+            part = waiting[start : start + size]
             there = store.digests([task.key for task in part])  # another program may have made it
-            done = _answer(wanted.system, [task for task in part if task.key not in there], seed, store, done)
+            left = [task for task in part if task.key not in there]
+            try:
+                if budget is not None:
+                    budget.check([cost(system, [task.item for task in left])])
+            except ResourceError as error:
+                return replace(done, stopped=str(error))
+            done = _answer(system, left, seed, store, budget, done)
+            if done.stopped:
+                return done
             finished += len(part)
             if tell is not None:
                 tell(finished, total, part[-1].item.row)
@@ -115,6 +152,7 @@ def score(
     With `shuffled`, answers are judged for the item that `shuffle` gives instead of their own, which tells
     the floor.
     """
+    items = able(system, items)
     asked = shuffle(items) if shuffled else {item.id: item for item in items}
     keys = {
         (item.id, seed): answer_key(system, system.request(item, seed))
@@ -166,22 +204,48 @@ def _differs(item: Item, other: Item) -> bool:
     return item.cluster != other.cluster and (bool(item.answer) or not same)
 
 
-def _answer(system: System, tasks: Sequence[Task], seed: int, store: Store, done: Done) -> Done:
+def able(system: System, items: Sequence[Item]) -> Sequence[Item]:
+    """Return the items that ask for what a system can do; one that does not say can do everything."""
+    abilities: frozenset[Ability] | None = getattr(system, "abilities", None)
+    return items if abilities is None else [item for item in items if item.ability in abilities]
+
+
+def gap_of(error: DanqingError) -> Gap:
+    """Return why there is no answer, as the store keeps it."""
+    if isinstance(error, RequestError):
+        return "refused"
+    said = str(error)
+    return "timeout" if said.startswith(TIMED_OUT) else "invalid" if said.startswith(INVALID) else "failed"
+
+
+def _has(system: System, task: Task) -> bool:
+    has = getattr(system, "has", None)
+    return has is None or has(task.item, task.seed)
+
+
+def _answer(
+    system: System, tasks: Sequence[Task], seed: int, store: Store, budget: Budget | None, done: Done
+) -> Done:
     """Do tasks of one seed together, and one by one when one of them is refused or fails."""
     if not tasks:
         return done
+    items = [task.item for task in tasks]
     began = time.perf_counter()
     try:
-        made = system.answer([task.item for task in tasks], seed)
+        made = system.answer(items, seed)
     except DanqingError as error:
         if len(tasks) > 1:
             for task in tasks:
-                done = _answer(system, [task], seed, store, done)
+                done = done if done.stopped else _answer(system, [task], seed, store, budget, done)
             return done
-        refused = isinstance(error, RequestError)
-        store.add_refusal(tasks[0], "refused" if refused else "failed", str(error))
-        return replace(done, refused=done.refused + refused, failed=done.failed + (not refused))
+        gap = gap_of(error)
+        store.add_refusal(tasks[0], gap, str(error))
+        refused = gap == "refused"
+        done = replace(done, refused=done.refused + refused, failed=done.failed + (not refused))
+        return replace(done, stopped=str(error)) if isinstance(error, ConfigError) else done
     if len(made) != len(tasks):
         raise DataError(f"{system.name}: expected {len(tasks)} answers, found {len(made)}")
     store.add_answers(list(zip(tasks, made, strict=True)), time.perf_counter() - began)
+    if budget is not None:
+        budget.pay(system, items, made)
     return replace(done, made=done.made + len(tasks))

@@ -6,8 +6,8 @@ interval.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, Self
 
 import numpy as np
@@ -60,6 +60,14 @@ class Observation(NamedTuple):
     """What is resampled as a whole: the prompt, or the scene that several prompts describe."""
     value: float | None
     """From 0 to 1, a difference of two such, or in a unit of its own; None when there is no answer."""
+    weight: float = 1.0
+    """What it weighs in the mean: a share of words pools over prompts when long texts weigh more."""
+    parts: tuple[float, ...] = ()
+    """Of a row that is pooled: numbers whose sums over answers come to the row's value together."""
+
+
+Pool = Callable[[np.ndarray], np.ndarray]
+"""Turns sums of parts, (..., parts), into values, (...): a share of shares, BLEU (Papineni et al. 2002)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,19 +98,23 @@ class Comparison:
 
     def adjusted(self, p: float) -> "Comparison":
         """Return the comparison with a `p` that allows for the other rows."""
-        separated = p <= LEVEL and not self.low <= 0 <= self.high
-        return Comparison(
-            difference=self.difference,
-            low=self.low,
-            high=self.high,
-            p=p,
-            separated=separated,
-            common=self.common,
-        )
+        return replace(self, p=p, separated=p <= LEVEL and not self.low <= 0 <= self.high)
 
     def __str__(self) -> str:
         said = "" if self.separated else ", not separated"
         return f"{self.difference:+.3f} [{self.low:+.3f}, {self.high:+.3f}]{said}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rank:
+    """The place of one system among several, from 1, with the interval that resampled prompts give it."""
+
+    place: int
+    low: int
+    high: int
+
+    def __str__(self) -> str:
+        return str(self.place) if self.low == self.high else f"{self.place} [{self.low}–{self.high}]"
 
 
 def cluster_interval(
@@ -171,6 +183,88 @@ def compare_rows(
     return found.adjusted(_sign_flip((sums / counts.sum(0)).mean(1), draws, seed))
 
 
+def pooled_interval(
+    observations: Sequence[Observation], pool: Pool, *, draws: int = DRAWS, seed: int = 0
+) -> Interval | None:
+    """Return what the sums of parts come to, with a percentile bootstrap over clusters."""
+    answered = only_answered(observations)
+    if not answered:
+        return None
+    sums = _parts(answered, _clusters([answered]))
+    value = float(pool(sums.sum(0)))
+    if len(sums) == 1:
+        return Interval(mean=value, low=value, high=value)
+    drawn = [pool(_weights(chosen, len(sums)) @ sums) for chosen in _blocks(len(sums), draws, seed)]
+    low, high = _percentiles(np.concatenate(drawn))
+    return Interval(mean=value, low=low, high=high)
+
+
+def compare_pooled(
+    first: Sequence[Observation],
+    second: Sequence[Observation],
+    pool: Pool,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Comparison | None:
+    """Compare two systems in a pooled row, on the items that both answered.
+
+    The test exchanges the two systems' answers cluster by cluster (approximate randomisation, Noreen 1989),
+    which is the sign-flip test where values are means.
+    """
+    left, right = only_common([first, second])
+    if not left:
+        return None
+    clusters = _clusters([left])
+    mine, theirs = _parts(left, clusters), _parts(right, clusters)
+    count = len(clusters)
+    difference = float(pool(mine.sum(0)) - pool(theirs.sum(0)))
+    drawn = []
+    for chosen in _blocks(count, draws, seed):
+        weights = _weights(chosen, count)
+        drawn.append(pool(weights @ mine) - pool(weights @ theirs))
+    low, high = _percentiles(np.concatenate(drawn))
+    reached, extreme = abs(difference) * (1 - 1e-9), 0
+    for signs in _signs(count, draws, seed):
+        kept = (signs > 0).astype(float)
+        swapped = pool(kept @ mine + (1 - kept) @ theirs) - pool(kept @ theirs + (1 - kept) @ mine)
+        extreme += int((np.abs(swapped) >= reached).sum())
+    found = Comparison(
+        difference=difference,
+        low=low,
+        high=high,
+        p=1.0,
+        separated=False,
+        common=len({one.item for one in left}),
+    )
+    return found.adjusted((extreme + 1) / (draws + 1))
+
+
+def ranks(
+    systems: Mapping[str, Sequence[Sequence[Observation]]], *, draws: int = DRAWS, seed: int = 0
+) -> dict[str, Rank]:
+    """Return the place of each system by its mean over rows, on the items that all of them answered.
+
+    Prompts are drawn alike for all systems, so that an easy draw lifts none above another. Systems without a
+    difference share the better place. Empty without two systems and an item in common.
+    """
+    rows = list(zip(*systems.values(), strict=True))
+    common = [kept for row in rows if (kept := only_common(row)) and kept[0]]
+    if len(systems) < 2 or not common:
+        return {}
+    means, drawn = [], []
+    for place in range(len(systems)):
+        sums, counts = _tables([row[place] for row in common])
+        means.append((sums.sum(0) / counts.sum(0)).mean())
+        drawn.append(_resampled(sums, counts, draws, seed))
+    places = _places(np.array(means)[:, None])[:, 0]
+    bounds = np.quantile(_places(np.array(drawn)), (LEVEL / 2, 1 - LEVEL / 2), axis=1, method="nearest")
+    return {
+        label: Rank(place=int(places[index]), low=int(bounds[0, index]), high=int(bounds[1, index]))
+        for index, label in enumerate(systems)
+    }
+
+
 def holm(values: Sequence[float]) -> list[float]:
     """Return the p values adjusted for being several (Holm 1979)."""
     adjusted = [1.0] * len(values)
@@ -182,12 +276,12 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def only_answered(observations: Iterable[Observation]) -> list[Observation]:
-    """Leave out what has no picture."""
-    return [one for one in observations if one.value is not None]
+    """Leave out what has no answer, and what weighs nothing."""
+    return [one for one in observations if one.value is not None and one.weight > 0]
 
 
 def missing_as_zero(observations: Iterable[Observation]) -> list[Observation]:
-    """Count what has no picture as 0."""
+    """Count what has no answer as 0."""
     return [one if one.value is not None else one._replace(value=0.0) for one in observations]
 
 
@@ -201,31 +295,46 @@ def only_common(systems: Sequence[Sequence[Observation]]) -> list[list[Observati
 def _differences(first: Sequence[Observation], second: Sequence[Observation]) -> list[Observation]:
     left, right = _by_item(first), _by_item(second)
     return [
-        Observation(item, cluster, value - right[item][1])
-        for item, (cluster, value) in left.items()
+        one._replace(value=(one.value or 0.0) - (right[item].value or 0.0))
+        for item, one in left.items()
         if item in right
     ]
 
 
-def _by_item(observations: Iterable[Observation]) -> dict[str, tuple[str, float]]:
-    """Return the cluster and the mean value of each answered item."""
-    found: dict[str, tuple[str, list[float]]] = {}
-    for item, cluster, value in observations:
-        if value is not None:
-            found.setdefault(item, (cluster, []))[1].append(value)
-    return {item: (cluster, sum(values) / len(values)) for item, (cluster, values) in found.items()}
+def _by_item(observations: Iterable[Observation]) -> dict[str, Observation]:
+    """Return the mean of each answered item."""
+    found: dict[str, list[Observation]] = {}
+    for one in only_answered(observations):
+        found.setdefault(one.item, []).append(one)
+    return {
+        item: some[0]._replace(value=sum(one.value or 0.0 for one in some) / len(some))
+        for item, some in found.items()
+    }
+
+
+def _clusters(rows: Sequence[Sequence[Observation]]) -> dict[str, int]:
+    """Return the place of each cluster in a table."""
+    names = {one.cluster for row in rows for one in row}
+    return {cluster: index for index, cluster in enumerate(sorted(names))}
 
 
 def _tables(rows: Sequence[Sequence[Observation]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sum and the number of values of each cluster in each row, (clusters, rows) float64."""
-    names = {one.cluster for row in rows for one in row}
-    place = {cluster: index for index, cluster in enumerate(sorted(names))}
+    """Return the weighted sum and the weight of each cluster in each row, (clusters, rows) float64."""
+    place = _clusters(rows)
     sums, counts = np.zeros((2, len(place), len(rows)))
     for column, row in enumerate(rows):
         index = [place[one.cluster] for one in row]
-        np.add.at(sums[:, column], index, np.array([one.value for one in row], float))
-        np.add.at(counts[:, column], index, 1)
+        weights = np.array([one.weight for one in row])
+        np.add.at(sums[:, column], index, np.array([one.value for one in row], float) * weights)
+        np.add.at(counts[:, column], index, weights)
     return sums, counts
+
+
+def _parts(row: Sequence[Observation], place: Mapping[str, int]) -> np.ndarray:
+    """Return the sums of parts of each cluster, (clusters, parts) float64."""
+    sums = np.zeros((len(place), len(row[0].parts)))
+    np.add.at(sums, [place[one.cluster] for one in row], np.array([one.parts for one in row], float))
+    return sums
 
 
 def _resampled(sums: np.ndarray, counts: np.ndarray, draws: int, seed: int) -> np.ndarray:
@@ -233,11 +342,9 @@ def _resampled(sums: np.ndarray, counts: np.ndarray, draws: int, seed: int) -> n
     clusters, rows = sums.shape
     means = []
     for chosen in _blocks(clusters, draws, seed):
-        size = len(chosen)
-        flat = chosen + clusters * np.arange(size)[:, None]
-        weights = np.bincount(flat.ravel(), minlength=size * clusters).reshape(size, clusters)
+        weights = _weights(chosen, clusters)
         total, number = weights @ sums, weights @ counts
-        share = np.divide(total, number, out=np.zeros((size, rows)), where=number > 0)
+        share = np.divide(total, number, out=np.zeros((len(chosen), rows)), where=number > 0)
         means.append(share.sum(1) / np.maximum((number > 0).sum(1), 1))
     return np.concatenate(means)
 
@@ -250,6 +357,13 @@ def _blocks(clusters: int, draws: int, seed: int) -> Iterator[np.ndarray]:
         yield rng.integers(clusters, size=(min(step, draws - start), clusters))
 
 
+def _weights(chosen: np.ndarray, clusters: int) -> np.ndarray:
+    """Return how often each draw holds each cluster, (draws, clusters)."""
+    size = len(chosen)
+    flat = chosen + clusters * np.arange(size)[:, None]
+    return np.bincount(flat.ravel(), minlength=size * clusters).reshape(size, clusters)
+
+
 def _percentiles(means: np.ndarray) -> tuple[float, float]:
     low, high = np.quantile(means, (LEVEL / 2, 1 - LEVEL / 2))
     return float(low), float(high)
@@ -260,11 +374,19 @@ def _sign_flip(sums: np.ndarray, draws: int, seed: int) -> float:
     sums = sums[sums != 0]
     if not len(sums):
         return 1.0
-    rng = np.random.default_rng(seed)
-    step = max(1, _BLOCK // len(sums))
     reached = abs(sums.sum()) * (1 - 1e-9)
-    extreme = 0
-    for start in range(0, draws, step):
-        signs = rng.integers(2, size=(min(step, draws - start), len(sums))) * 2 - 1
-        extreme += int((np.abs(signs @ sums) >= reached).sum())
+    extreme = sum(int((np.abs(signs @ sums) >= reached).sum()) for signs in _signs(len(sums), draws, seed))
     return (extreme + 1) / (draws + 1)
+
+
+def _signs(clusters: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield random signs of the clusters, some draws at a time, (draws, clusters)."""
+    rng = np.random.default_rng(seed)
+    step = max(1, _BLOCK // clusters)
+    for start in range(0, draws, step):
+        yield rng.integers(2, size=(min(step, draws - start), clusters)) * 2 - 1
+
+
+def _places(values: np.ndarray) -> np.ndarray:
+    """Return 1 and the number of systems that are better, for each system and draw, (systems, draws)."""
+    return 1 + (values[None] > values[:, None]).sum(1)

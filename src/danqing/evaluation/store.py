@@ -23,11 +23,14 @@ from PIL import Image
 
 from danqing.errors import DataError
 from danqing.evaluation.items import Atom, Item, Judge, Made, System, content_key
+from danqing.evaluation.remote.answers import notes_of
 
-State = Literal["ok", "refused", "failed"]
+Gap = Literal["refused", "failed", "timeout", "invalid"]
+"""Why there is no answer: refused, failed, not in time, or something that is no picture."""
+State = Literal["ok"] | Gap
 Kind = Literal["png", "text"]
 
-VERSION: Final = 2
+VERSION: Final = 3
 _APPLICATION: Final = 0x64716576  # "dqev", in the header of the file
 _PATIENCE: Final = 60.0  # seconds to wait for another writer
 _MANY: Final = 500  # values in one query
@@ -43,27 +46,41 @@ CREATE TABLE blobs (digest TEXT PRIMARY KEY, content BLOB NOT NULL, kind TEXT NO
 CREATE TABLE sources (name TEXT PRIMARY KEY, digest TEXT NOT NULL REFERENCES blobs);
 CREATE TABLE answers (
   key TEXT PRIMARY KEY, digest TEXT NOT NULL REFERENCES blobs, request TEXT NOT NULL, seconds REAL NOT NULL,
-  created REAL NOT NULL
+  created REAL NOT NULL, notes TEXT NOT NULL DEFAULT '{}'
 );
-CREATE TABLE attempts (
-  number INTEGER PRIMARY KEY, key TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL,
-  created REAL NOT NULL, CHECK (state IN ('ok', 'refused', 'failed'))
-);
-CREATE INDEX attempts_of_key ON attempts (key);
-CREATE TRIGGER attempts_stay BEFORE DELETE ON attempts BEGIN SELECT RAISE (ABORT, 'attempts are kept'); END;
-CREATE TRIGGER attempts_last BEFORE UPDATE ON attempts BEGIN SELECT RAISE (ABORT, 'attempts are kept'); END;
 CREATE TABLE scores (
   digest TEXT REFERENCES blobs, item TEXT, judge TEXT, version TEXT, atoms TEXT NOT NULL,
   seconds REAL NOT NULL, created REAL NOT NULL, PRIMARY KEY (digest, item, judge, version)
 );
 """
-_UPGRADE: Final = """
+_ATTEMPTS: Final = """
+CREATE TABLE attempts (
+  number INTEGER PRIMARY KEY, key TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL,
+  created REAL NOT NULL, CHECK (state IN ('ok', 'refused', 'failed', 'timeout', 'invalid'))
+);
+CREATE INDEX attempts_of_key ON attempts (key);
+CREATE TRIGGER attempts_stay BEFORE DELETE ON attempts BEGIN SELECT RAISE (ABORT, 'attempts are kept'); END;
+CREATE TRIGGER attempts_last BEFORE UPDATE ON attempts BEGIN SELECT RAISE (ABORT, 'attempts are kept'); END;
+"""
+_UPGRADES: Final[Mapping[int, str]] = {
+    1: """
 ALTER TABLE blobs RENAME COLUMN png TO content;
 ALTER TABLE blobs ADD COLUMN kind TEXT NOT NULL DEFAULT 'png';
 ALTER TABLE pictures RENAME TO answers;
 CREATE TABLE sources (name TEXT PRIMARY KEY, digest TEXT NOT NULL REFERENCES blobs);
-"""
-"""From version 1, which knew pictures alone."""
+""",
+    2: f"""
+ALTER TABLE answers ADD COLUMN notes TEXT NOT NULL DEFAULT '{{}}';
+DROP TRIGGER IF EXISTS attempts_stay;
+DROP TRIGGER IF EXISTS attempts_last;
+DROP INDEX IF EXISTS attempts_of_key;
+ALTER TABLE attempts RENAME TO attempts_before;
+{_ATTEMPTS}
+INSERT INTO attempts SELECT number, key, state, reason, created FROM attempts_before;
+DROP TABLE attempts_before;
+""",
+}
+"""By the version they start from: 1 knew pictures alone, 2 no notes and fewer states."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +104,8 @@ class Kept:
     content: bytes
     seconds: float
     """What making it took."""
+    notes: Mapping[str, Any]
+    """What a vendor said of it, as plain JSON: the prompt as it was revised, tokens used."""
 
     @cached_property
     def made(self) -> Made:
@@ -118,8 +137,8 @@ class Store:
     def open(cls, path: Path, *, readonly: bool = False) -> Self:
         """Open the store at `path`, made when missing unless `readonly`.
 
-        A store of version 1 is brought up to date when it may be written. Raises DataError when the file is
-        something else or of a version that is not known.
+        A store of an older version is brought up to date when it may be written. Raises DataError when the
+        file is something else or of a version that is not known.
         """
         if not path.is_file() and (readonly or path.exists()):
             raise DataError(f"expected a store of answers and scores, found none at {path}; run one first")
@@ -167,8 +186,11 @@ class Store:
         with self._write() as run:
             _keep(run, [row[1:] for row in rows])
             run.executemany(
-                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?)",
-                [(task.key, digest, _dumps(task.request), each, now) for task, digest, *_ in rows],
+                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (task.key, digest, _dumps(task.request), each, now, _dumps(notes_of(one)))
+                    for (task, digest, *_), (_, one) in zip(rows, made, strict=True)
+                ],
             )
             _attempt(run, [(task.key, "ok", "", now) for task, *_ in rows])
 
@@ -179,8 +201,8 @@ class Store:
             _keep(run, [row[1:] for row in rows])
             run.executemany("INSERT OR IGNORE INTO sources VALUES (?, ?)", [row[:2] for row in rows])
 
-    def add_refusal(self, task: Task, state: Literal["refused", "failed"], reason: str) -> None:
-        """Keep that an answer was refused or failed, and why."""
+    def add_refusal(self, task: Task, state: Gap, reason: str) -> None:
+        """Keep that there is no answer, and why."""
         with self._write() as run:
             _attempt(run, [(task.key, state, reason, time.time())])
 
@@ -205,13 +227,13 @@ class Store:
 
     def kept(self, key: str) -> Kept:
         """Return an answer; raises DataError when there is none."""
-        query = (
-            "SELECT key, digest, kind, content, seconds FROM answers JOIN blobs USING (digest) WHERE key = ?"
-        )
+        query = "SELECT key, digest, kind, content, seconds, notes FROM answers JOIN blobs USING (digest)"
+        query += " WHERE key = ?"
         row = self._connection.execute(query, (key,)).fetchone()
         if row is None:
             raise DataError(f"expected an answer with key {key}, found none; run the plan first")
-        return Kept(key=row[0], digest=row[1], kind=row[2], content=row[3], seconds=row[4])
+        notes = json.loads(row[5])
+        return Kept(key=row[0], digest=row[1], kind=row[2], content=row[3], seconds=row[4], notes=notes)
 
     def sources(self) -> frozenset[str]:
         """Return the names of the pictures that edits and questions are about, of those that are there."""
@@ -228,6 +250,11 @@ class Store:
     def seconds(self, keys: Sequence[str]) -> list[float]:
         """Return what making each of these answers took, of those that are there."""
         return [seconds for (seconds,) in self._many("SELECT seconds FROM answers WHERE key IN", keys)]
+
+    def notes(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return what vendors said of each of these answers, of those that are there."""
+        rows = self._many("SELECT key, notes FROM answers WHERE key IN", keys)
+        return {key: json.loads(notes) for key, notes in rows}
 
     def attempts(self, keys: Sequence[str] | None = None) -> list[Attempt]:
         """Return the attempts at some keys, or all, in the order they were made."""
@@ -321,12 +348,13 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, readonly: bool) -> N
     if not readonly:
         with _transaction(connection) as run:  # two programs may start on the same new file
             if _header(run) == (0, 0) and not run.execute("SELECT 1 FROM sqlite_master").fetchone():
-                _execute(run, _SCHEMA)
+                _execute(run, _SCHEMA + _ATTEMPTS)
                 run.execute(f"PRAGMA application_id = {_APPLICATION}")
                 run.execute(f"PRAGMA user_version = {VERSION}")
-            elif _header(run) == (_APPLICATION, 1):
-                _execute(run, _UPGRADE)
-                run.execute(f"PRAGMA user_version = {VERSION}")
+            application, version = _header(run)
+            for older in range(version, VERSION) if application == _APPLICATION and version else ():
+                _execute(run, _UPGRADES[older])
+                run.execute(f"PRAGMA user_version = {older + 1}")
     application, version = _header(connection)
     if application != _APPLICATION:
         raise DataError(f"{path}: expected a store of answers and scores, found another SQLite file")
