@@ -5,9 +5,8 @@ noise level alone, so for sampling the whole schedule's modulation is a table co
 (`modulation_table`); positions and the text mask are too (`MMDiT.layout`).
 
 Memory of a forward without gradients, beyond weights and arguments, in streams of batch x img_seq x dim
-numbers: at most seven and the text's. In a feed-forward layer they are the stream, its normalised form, the
-hidden units (four) and the result; in attention the stream, its normalised form, queries, keys and a fp32
-copy (two streams of bf16) of the one that is being turned.
+numbers: eight, and those of the text. They are all there in a feed-forward layer: the block's input, the
+stream after attention, its normalised form, the hidden units (four) and the result. Attention takes less.
 
 Source: Qwen-Image technical report (arXiv 2508.02324), section 2.3 and table 1; MMDiT: Esser et al.
 (arXiv 2403.03206). Parameter names are those of `Qwen/Qwen-Image`, folder `transformer`.
@@ -270,13 +269,16 @@ class Block(nn.Module):
         img_attn, img_ff = _two_modulations(img_mod)
         txt_attn, txt_ff = _two_modulations(txt_mod.unsqueeze(1))
         target = layout.target
-        txt_mixed, img_mixed = self.attn(
+        # The normalised streams are in memory no longer than their projections need them.
+        heads = self.attn.project(
             _modulated(txt, txt_attn), _modulated(img, img_attn, target), layout, self.last
         )
+        txt_mixed, img_mixed = self.attn(heads, layout, self.last)
+        del heads
         img = _finite(_gated(img, img_attn, img_mixed, target))
         del img_mixed
         img = _finite(_gated(img, img_ff, self.img_mlp(_modulated(img, img_ff, target)), target))
-        if not self.last:
+        if txt_mixed is not None:
             txt = _gated(txt, txt_attn, txt_mixed)
             txt = _finite(_gated(txt, txt_ff, self.txt_mlp(_modulated(txt, txt_ff))))
         return txt, img
@@ -295,22 +297,28 @@ class JointAttention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
         self.to_add_out = nn.Linear(dim, dim)
 
-    def forward(self, txt: Tensor, img: Tensor, layout: Layout, img_only: bool) -> tuple[Tensor, Tensor]:
-        """Return what text and picture tokens read; with `img_only` the text passes unchanged."""
-        txt_turn, img_turn, mask, _ = layout
-        q = turned(self._heads(self.to_q(img)), self.norm_q, img_turn)
+    def project(self, txt: Tensor, img: Tensor, layout: Layout, img_only: bool) -> tuple[Tensor, ...]:
+        """Return queries, keys and values (batch, heads, seq, head_dim); with `img_only` no text queries."""
+        q = turned(self._heads(self.to_q(img)), self.norm_q, layout.img_turn)
         if not img_only:
-            txt_q = turned(self._heads(self.add_q_proj(txt)), self.norm_added_q, txt_turn)
+            txt_q = turned(self._heads(self.add_q_proj(txt)), self.norm_added_q, layout.txt_turn)
             q = torch.cat((txt_q, q), dim=2)
-        txt_k = turned(self._heads(self.add_k_proj(txt)), self.norm_added_k, txt_turn)
-        k = torch.cat((txt_k, turned(self._heads(self.to_k(img)), self.norm_k, img_turn)), dim=2)
+        txt_k = turned(self._heads(self.add_k_proj(txt)), self.norm_added_k, layout.txt_turn)
+        k = torch.cat((txt_k, turned(self._heads(self.to_k(img)), self.norm_k, layout.img_turn)), dim=2)
         txt_v, img_v = self._heads(self.add_v_proj(txt)), self._heads(self.to_v(img))
-        v = torch.cat((txt_v.transpose(1, 2), img_v.transpose(1, 2)), dim=2)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+        return q, k, torch.cat((txt_v.transpose(1, 2), img_v.transpose(1, 2)), dim=2)
+
+    def forward(
+        self, heads: Sequence[Tensor], layout: Layout, img_only: bool
+    ) -> tuple[Tensor | None, Tensor]:
+        """Return what text and picture tokens read, of the queries, keys and values of `project`."""
+        q, k, v = heads
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=layout.mask).transpose(1, 2).flatten(2)
         if img_only:
-            return txt, self.to_out[0](mixed)
+            return None, self.to_out[0](mixed)
         # A linear layer is slow on slices of a batch.
-        txt_mixed, img_mixed = (part.contiguous() for part in mixed.tensor_split((txt.shape[1],), dim=1))
+        parts = mixed.tensor_split((len(layout.txt_turn),), dim=1)
+        txt_mixed, img_mixed = (part.contiguous() for part in parts)
         return self.to_add_out(txt_mixed), self.to_out[0](img_mixed)
 
     def _heads(self, tokens: Tensor) -> Tensor:
