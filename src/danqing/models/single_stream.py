@@ -4,7 +4,8 @@ Attention is block-causal: a text token sees what comes before it, a picture see
 of itself, and the target comes last. Text and references are modulated as noise-free, so nothing about them
 depends on the step: `SingleStream.prefix` reads them once a picture, and each step runs the target alone
 against the keys and values kept in a `Prefix`. All blocks share one modulation without shifts, a function of
-the noise level, which `modulation_table` evaluates once a schedule.
+the noise level, which `modulation_table` evaluates once a schedule. A step without gradients takes, beyond
+weights and arguments, nine streams of batch x img_seq x dim numbers: in a feed-forward layer.
 
 Source: the reference implementation of Qwen-Image 2.1 and its checkpoint `Qwen/Qwen-Image-2.1`, folder
 `transformer`, whose parameter names these are; no report describes the network.
@@ -258,6 +259,7 @@ class SingleStream(nn.Module):
         for index, block in enumerate(self.transformer_blocks):
             # Nobody reads the prefix after the last block, only its keys and values there.
             tokens, own = block(tokens, shared, turn, None if index == last else spans, None)
+            assert own is not None  # nothing comes before a prefix
             kept.append(own)
         return Prefix(
             tuple(keys for keys, _ in kept),
@@ -362,8 +364,8 @@ class Block(nn.Module):
         turn: Tensor,
         spans: Sequence[Span] | None,
         past: Sequence[Tensor] | None,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return the tokens after this block, and their keys and values in it.
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Return the tokens after this block and, where none come before, their keys and values in it.
 
         `past` are keys and values that come before. With `spans` None only keys and values are wanted, and
         the tokens stay as they are.
@@ -390,16 +392,17 @@ class Attention(nn.Module):
 
     def forward(
         self, tokens: Tensor, turn: Tensor, spans: Sequence[Span] | None, past: Sequence[Tensor] | None
-    ) -> tuple[Tensor | None, tuple[Tensor, Tensor]]:
-        """Return what the tokens of each span read (None without spans), and their own keys and values."""
+    ) -> tuple[Tensor | None, tuple[Tensor, Tensor] | None]:
+        """Return what the tokens of each span read (None without spans), then what the block returns."""
         keys = turned(self._heads(self.to_k(tokens)), self.norm_k, turn)
         values = self._heads(self.to_v(tokens)).transpose(1, 2)
-        own = (keys, values)
+        own = (keys, values) if past is None else None
         if spans is None:
             return None, own
         queries = turned(self._heads(self.to_q(tokens)), self.norm_q, turn)
         if past is not None:
-            keys, values = (torch.cat(pair, dim=2) for pair in zip(past, own, strict=True))
+            keys = torch.cat((past[0], keys), dim=2)
+            values = torch.cat((past[1], values), dim=2)
         before = keys.shape[2] - queries.shape[2]
         read = [
             F.scaled_dot_product_attention(
@@ -410,7 +413,8 @@ class Attention(nn.Module):
             )
             for start, end, mask in spans
         ]
-        return self.to_out[0](torch.cat(read, dim=2).transpose(1, 2).flatten(2)), own
+        mixed = read[0] if len(read) == 1 else torch.cat(read, dim=2)
+        return self.to_out[0](mixed.transpose(1, 2).flatten(2)), own
 
     def _heads(self, tokens: Tensor) -> Tensor:
         return tokens.unflatten(-1, (-1, self.head_dim))  # (batch, seq, heads, head_dim)
