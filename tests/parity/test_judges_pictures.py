@@ -39,13 +39,13 @@ def test_blip_asks_as_the_library_does_with_its_plain_beginning(folders):
     for question in ("red apple?", "is there a dog on the table?"):
         text = tokenizer(question, return_tensors="pt")
         inputs = {"input_ids": text.input_ids, "attention_mask": text.attention_mask, **pixels}
-        states = {}
-        hook = model.text_decoder.register_forward_hook(lambda *a: states.update(logits=a[2].logits))
+        decoded = []
+        hook = model.text_decoder.register_forward_hook(lambda *a, to=decoded: to.append(a[2].logits))
         with torch.no_grad():
             model(**inputs, decoder_input_ids=begin)
         hook.remove()
         yes, no = (tokenizer.convert_tokens_to_ids(word) for word in ("yes", "no"))
-        chances = states["logits"][0, 0].softmax(-1)
+        chances = decoded[0][0, 0].softmax(-1)
         expected = float(chances[yes] / (chances[yes] + chances[no]))
         assert judge.answer_probability(picture, question) == pytest.approx(expected, abs=1e-6)
         assert judge.answer_probability(picture, question, ("no", "yes")) == pytest.approx(1 - expected)

@@ -1,4 +1,4 @@
-"""Folders of tiny random judges, as `transformers` writes them: real classes, real tokenizers, few weights."""
+"""Folders of tiny random judges, as `transformers` writes them: its classes and tokenizers, few weights."""
 
 from pathlib import Path
 
@@ -10,7 +10,30 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tests.parity.peer_parts import randomize
 
-WORDS = "a photo of red blue apple dog cat table yes no is there the left right ? . depicts two".split()
+WORDS = [
+    *[
+        "a",
+        "photo",
+        "of",
+        "red",
+        "blue",
+        "apple",
+        "dog",
+        "cat",
+        "table",
+        "yes",
+        "no",
+        "is",
+        "there",
+        "the",
+        "left",
+        "right",
+        "?",
+        ".",
+        "depicts",
+        "two",
+    ]
+]
 CHAT = (
     "{% for m in messages %}USER: {% for c in m.content %}{% if c.type == 'image' %}<image>\n"
     "{% else %}{{ c.text }}{% endif %}{% endfor %}{% endfor %}"

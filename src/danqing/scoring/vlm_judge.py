@@ -4,7 +4,7 @@ A question is one turn of the model's own conversation, the picture before the w
 likeliest tokens, so the same picture and question give the same answer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
@@ -15,8 +15,6 @@ from danqing.errors import CheckpointError, DataError
 from danqing.scoring.pretrained import Source, open_model, open_processor
 
 _LONGEST: Final = 256  # tokens of an answer
-VQA_SCORE: Final = "Does this figure show '{}'?"
-"""The question of VQAScore (Lin et al. 2024)."""
 
 
 class VlmJudge:
@@ -99,19 +97,6 @@ class VlmJudge:
             **self._template,
         )
         return self._loaded.held(inputs)
-
-
-class VqaScore:
-    """VQAScore (Lin et al. 2024): how likely "Yes" is to the question whether a picture shows a text."""
-
-    def __init__(self, judge: VlmJudge, question: str = VQA_SCORE) -> None:
-        self._judge, self._question = judge, question
-        self.name = f"VQAScore, {judge.name}"
-        self.version = f"{judge.version} {question!r} 1"
-
-    def scores(self, picture: Image.Image, texts: Sequence[str]) -> list[float]:
-        """Return P("Yes") for each text, 0 to 1; the rest of the probability is not only "No"."""
-        return [self._judge.probability(picture, self._question.format(text), "Yes") for text in texts]
 
 
 def first_tokens(tokenizer: Any, answers: tuple[str, str]) -> tuple[frozenset[int], frozenset[int]]:
