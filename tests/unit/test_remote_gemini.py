@@ -11,7 +11,7 @@ from danqing.errors import ConfigError, DataError, RequestError, ResourceError
 from danqing.evaluation.items import Item
 from danqing.evaluation.remote.answers import INVALID, TIMED_OUT, notes_of
 from danqing.evaluation.remote.gemini_api import GeminiOptions, GeminiSystem
-from danqing.evaluation.remote.retry import Retry
+from danqing.retry import Retry
 from tests.vendor_stand_in import (
     PAGE,
     REVISED,

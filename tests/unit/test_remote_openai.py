@@ -12,9 +12,9 @@ from danqing.errors import ConfigError, DataError, RequestError, ResourceError
 from danqing.evaluation.items import Item
 from danqing.evaluation.remote.answers import INVALID, TIMED_OUT, notes_of
 from danqing.evaluation.remote.openai_api import OpenAIOptions, OpenAISystem
-from danqing.evaluation.remote.retry import Retry
 from danqing.evaluation.run import plan, run
 from danqing.evaluation.store import Store
+from danqing.retry import Retry
 from tests.vendor_stand_in import (
     PAGE,
     REVISED,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from danqing.errors import DataError, ResourceError
-from danqing.evaluation.remote.answers import reason
-from danqing.evaluation.remote.retry import PassingError, Retry, asked_pause, retried
+from danqing.retry import PassingError, Retry, asked_pause, retried
+from danqing.scoring.vendors import reason
 
 RNG = np.random.default_rng(0)
 

@@ -1,12 +1,10 @@
-"""What vendors send, made safe to keep: pictures within limits, notes beside them, reasons without keys."""
+"""What vendors send, made safe to keep: pictures within limits, and notes beside them."""
 
 import base64
 import binascii
-import io
 import ipaddress
-import re
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -15,18 +13,13 @@ from PIL import Image
 from danqing.conditioning.given import MAX_BYTES, open_transparent
 from danqing.errors import DataError, RequestError
 from danqing.evaluation.items import Made
-from danqing.evaluation.remote.retry import PASSING, PassingError
+from danqing.retry import PASSING, PassingError
+from danqing.scoring.vendors import TIMED_OUT
 
 NOTES: Final = "answered"
 """Key of a picture's `info`: what a vendor said of it, as plain JSON (revised prompt, tokens used)."""
-TIMED_OUT: Final = "timed out"
 INVALID: Final = "invalid picture"
-"""How the reasons of these two outcomes begin."""
-_LONGEST: Final = 300  # characters of a reason
-_SECRET: Final = re.compile(
-    r"\b(?:sk|rk|pk)-[\w*-]{6,}|\bAIza[\w-]{10,}|\bBearer\s+\S+|\breq[-_]\w+|\?\S+=\S+", re.IGNORECASE
-)
-_HIDDEN: Final = "[...]"
+"""How the reason of this outcome begins."""
 
 
 def noted(picture: Image.Image, notes: Mapping[str, Any]) -> Image.Image:
@@ -58,23 +51,6 @@ def picture_from(content: bytes | str | None) -> Image.Image:
     except RequestError as error:  # a vendor's fault, where a user's picture would be the user's
         raise DataError(str(error)) from None
     return picture.convert("RGB") if picture.getchannel("A").getextrema() == (255, 255) else picture
-
-
-def png_of(picture: Image.Image) -> bytes:
-    """Return a picture as the bytes of a PNG file, without what it carries along."""
-    file = io.BytesIO()
-    plain = picture if picture.mode in ("RGB", "RGBA") else picture.convert("RGB")
-    Image.frombytes(plain.mode, plain.size, plain.tobytes()).save(file, "PNG")
-    return file.getvalue()
-
-
-def reason(text: object, secrets: Iterable[str] = ()) -> str:
-    """Return what a vendor said as one short line without keys, numbers of requests or query strings."""
-    line = " ".join(str(text).split())
-    for secret in secrets:
-        line = line.replace(secret, _HIDDEN) if secret else line
-    line = _SECRET.sub(_HIDDEN, line)
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
 
 
 def fetched(address: str, *, endpoint: str, seconds: float) -> bytes:

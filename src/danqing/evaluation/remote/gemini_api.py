@@ -17,11 +17,12 @@ from PIL import Image
 from danqing.conditioning.questions import describe_question
 from danqing.errors import ConfigError, DanqingError, DataError, RequestError
 from danqing.evaluation.items import Ability, Item, Made, content_key
-from danqing.evaluation.remote.answers import INVALID, TIMED_OUT, noted, picture_from, png_of, reason
-from danqing.evaluation.remote.asking import ENDPOINT_KEY, checked_endpoint, picture_of, request_of
+from danqing.evaluation.remote.answers import INVALID, noted, picture_from
+from danqing.evaluation.remote.asking import picture_of, request_of
 from danqing.evaluation.remote.pool import Pool
-from danqing.evaluation.remote.retry import PASSING, PassingError, Retry, asked_pause, retried
 from danqing.evaluation.systems import SourceOf
+from danqing.retry import PASSING, PassingError, Retry, asked_pause, retried
+from danqing.scoring.vendors import ENDPOINT_KEY, TIMED_OUT, checked_endpoint, png_of, reason
 
 if TYPE_CHECKING:
     from google import genai

@@ -23,8 +23,8 @@ from danqing.evaluation.frozen import FrozenSystem
 from danqing.evaluation.frozen_layouts import layout_named
 from danqing.evaluation.items import System
 from danqing.evaluation.published import PublishedSystem, withdrawn
-from danqing.evaluation.remote.retry import Retry
 from danqing.evaluation.systems import ModelSystem, SourceOf
+from danqing.retry import Retry
 
 Options = dict[str, str]
 Known = dict[str, Callable[[str], Any]]

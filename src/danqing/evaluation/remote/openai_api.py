@@ -6,8 +6,6 @@ at pictures through chat. The vendor takes no seed, so a seed only tells one sam
 that do take one get it with `seeded`.
 """
 
-import base64
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -16,21 +14,15 @@ import numpy as np
 from PIL import Image
 
 from danqing.conditioning.questions import describe_question
-from danqing.errors import ConfigError, DanqingError, DataError, RequestError
+from danqing.errors import ConfigError, DataError, RequestError
 from danqing.evaluation.items import Ability, Item, Made, content_key
-from danqing.evaluation.remote.answers import (
-    INVALID,
-    TIMED_OUT,
-    fetched,
-    noted,
-    picture_from,
-    png_of,
-    reason,
-)
-from danqing.evaluation.remote.asking import ENDPOINT_KEY, checked_endpoint, picture_of, request_of
+from danqing.evaluation.remote.answers import INVALID, fetched, noted, picture_from
+from danqing.evaluation.remote.asking import picture_of, request_of
 from danqing.evaluation.remote.pool import Pool
-from danqing.evaluation.remote.retry import PASSING, PassingError, Retry, asked_pause, retried
 from danqing.evaluation.systems import SourceOf
+from danqing.retry import Retry, retried
+from danqing.scoring.openai_client import check_own, explained, opened, vendor_of
+from danqing.scoring.vendors import checked_endpoint, data_address, png_of, reason
 
 if TYPE_CHECKING:
     import openai
@@ -38,26 +30,12 @@ if TYPE_CHECKING:
 Shape = Literal["gpt-image", "dall-e", "images", "chat"]
 """How a request is worded: GPT Image, DALL·E, pictures of other servers, or a chat about a picture."""
 
-KEY: Final = "OPENAI_API_KEY"
-"""Variable with the key of OpenAI."""
 _ABILITIES: Final[Mapping[Shape, frozenset[Ability]]] = {
     "gpt-image": frozenset({"draw", "edit"}),
     "dall-e": frozenset({"draw"}),
     "images": frozenset({"draw", "edit"}),
     "chat": frozenset({"describe"}),
 }
-_REFUSALS: Final = frozenset(
-    {
-        "content_policy_violation",
-        "moderation_blocked",
-        "content_filter",
-        "contentFilter",
-        "data_inspection_failed",
-        "DataInspectionFailed",
-    }
-)
-"""Codes of refusals: OpenAI's, Azure's, Alibaba's."""
-_UNPAID: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 _MOST_TOKENS: Final = 2048  # of an answer in words, with what a model thinks before it
 
 
@@ -114,7 +92,7 @@ class OpenAISystem:
         self._options = options or OpenAIOptions()
         self._model, self._source_of = model, source_of
         if endpoint is None:
-            _check_own()
+            check_own()
         self._endpoint = None if endpoint is None else checked_endpoint(endpoint)
         self.shape: Shape = self._options.shape or shape_of(model, compatible=endpoint is not None)
         _check_options(self.shape, self._options)
@@ -170,9 +148,9 @@ class OpenAISystem:
             given = ("source.png", png_of(picture_of(item, self._source_of)), "image/png")
             return self._picture(client.images.edit(image=given, prompt=item.prompt, **common))
         except openai.OpenAIError as error:
-            raise _explained(error, self._options.seconds, _vendor(self._endpoint), client.api_key) from None
+            raise explained(error, self._options.seconds, vendor_of(self._endpoint), client.api_key) from None
         except ValueError as error:  # a body that is not the JSON it claims to be
-            raise DataError(f"{_vendor(self._endpoint)}: {reason(error, [client.api_key])}") from None
+            raise DataError(f"{vendor_of(self._endpoint)}: {reason(error, [client.api_key])}") from None
 
     def _wanted(self, seed: int) -> dict[str, Any]:
         options = self._options
@@ -205,7 +183,7 @@ class OpenAISystem:
         return retried(lambda: fetched(address, endpoint=endpoint, seconds=seconds), self._retry, self._rng)
 
     def _described(self, client: "openai.OpenAI", item: Item, seed: int) -> str:
-        encoded = _data_address(picture_of(item, self._source_of))
+        encoded = data_address(picture_of(item, self._source_of))
         content: Any = [
             {"type": "text", "text": item.prompt or describe_question(item.language)},
             {"type": "image_url", "image_url": {"url": encoded}},
@@ -228,7 +206,7 @@ class OpenAISystem:
 
     def _opened(self) -> "openai.OpenAI":
         if self._client is None:
-            self._client = _client(self._endpoint, self._options.seconds)
+            self._client = opened(self._endpoint, self._options.seconds)
         return self._client
 
 
@@ -242,14 +220,6 @@ def shape_of(model: str, *, compatible: bool) -> Shape:
     return "images" if compatible else "chat"
 
 
-def _check_own() -> None:
-    if os.environ.get("OPENAI_BASE_URL"):
-        raise ConfigError(
-            "expected OpenAI's own address, found OPENAI_BASE_URL; name another server as "
-            "openai-compatible:ADDRESS#MODEL"
-        )
-
-
 def _check_options(shape: Shape, options: OpenAIOptions) -> None:
     unknown = {
         "gpt-image": ("style", "response_format"),
@@ -259,55 +229,3 @@ def _check_options(shape: Shape, options: OpenAIOptions) -> None:
     }[shape]
     if found := [name for name in unknown if getattr(options, name)]:
         raise ConfigError(f"{found[0]}: expected an option of {shape} requests, found one of another shape")
-
-
-def _client(endpoint: str | None, seconds: float) -> "openai.OpenAI":
-    try:
-        import openai
-    except ImportError:
-        raise ConfigError("expected the openai client, found none; pip install 'danqing[remote]'") from None
-    key = os.environ.get(KEY if endpoint is None else ENDPOINT_KEY, "")
-    if not key and endpoint is None:
-        raise ConfigError(f"expected a key in {KEY}, found none; set it in the environment")
-    client = openai.OpenAI(api_key=key or "none", base_url=endpoint, timeout=seconds, max_retries=0)
-    if endpoint is not None:  # who pays OpenAI is nobody else's business
-        client.organization = client.project = None
-    return client
-
-
-def _vendor(endpoint: str | None) -> str:
-    return "OpenAI" if endpoint is None else "the endpoint"
-
-
-def _data_address(picture: Image.Image) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png_of(picture)).decode()}"
-
-
-def _explained(error: Exception, seconds: float, vendor: str, key: str) -> DanqingError | PassingError:
-    """Return what an error of the client means: a refusal, a failure, or something that may pass."""
-    import openai
-
-    if isinstance(error, openai.APITimeoutError):
-        return PassingError(f"{TIMED_OUT} after {seconds:g} seconds")
-    if isinstance(error, openai.APIConnectionError):
-        return PassingError(f"cannot reach {vendor}")
-    if not isinstance(error, openai.APIStatusError):
-        return DataError(f"{vendor}: {reason(error, [key])}")
-    status, code = error.status_code, error.code or error.type or ""
-    if code in _REFUSALS or (status == 400 and "safety system" in _message(error, key)):
-        return RequestError(f"refused ({code}): {_message(error, key)}")
-    if code in _UNPAID:
-        return ConfigError(f"{vendor}: expected an account with credit, found {code}")
-    if status in PASSING:
-        return PassingError(f"{vendor} answered {status}", wait=asked_pause(error.response.headers))
-    if status == 401:
-        variable = KEY if vendor == "OpenAI" else ENDPOINT_KEY
-        return ConfigError(f"{vendor} answered 401: expected a valid key in {variable}")
-    if status in (403, 404):
-        return ConfigError(f"{vendor} answered {status}: {_message(error, key)}")
-    return DataError(f"{vendor} answered {status}: {_message(error, key)}")
-
-
-def _message(error: "openai.APIStatusError", key: str) -> str:
-    body = error.body if isinstance(error.body, Mapping) else {}
-    return reason(body.get("message") or "no reason given", [key])

@@ -22,7 +22,7 @@ _LEAST_SHARE: Final = 0.5  # of the back-off that jitter leaves
 
 
 class PassingError(Exception):
-    """Something that may be gone in a moment; never leaves this package."""
+    """Something that may be gone in a moment; whoever retries turns it into an error of ours."""
 
     def __init__(self, reason: str, *, wait: float | None = None) -> None:
         """`wait` is how many seconds the server asks to wait, where it says so."""
