@@ -108,21 +108,24 @@ def test_a_token_does_not_hear_its_neighbours(dtype, dim_in):
 
 def test_layers_share_what_they_read_together():
     layers = [pair(256, 32, "int8")[1] for _ in range(3)]
-    x = draw(4, 256)
+    img, txt = draw(4, 256), draw(3, 256)
     with torch.no_grad():
-        first = [layer(x) for layer in layers]
-        values = quantised._seen.rows.values
-        layers[0](x)
-        assert quantised._seen.rows.values is values
-        assert all(torch.equal(layer(x.clone()), out) for layer, out in zip(layers, first, strict=True))
-        x.mul_(2)  # a power of two: the numbers stay, their scales double
+        first = [layer(img) for layer in layers]
+        shared = quantised._last.quantised(img, 256)
+        layers[1](txt)
+        layers[0](img)
+        assert quantised._last.quantised(img, 256) is shared
+        assert all(torch.equal(layer(img.clone()), out) for layer, out in zip(layers, first, strict=True))
+        img.mul_(2)  # a power of two: the numbers stay, their scales double
         bias = layers[0].bias
-        torch.testing.assert_close(layers[0](x) - bias, 2 * (first[0] - bias))
+        torch.testing.assert_close(layers[0](img) - bias, 2 * (first[0] - bias))
         with torch.inference_mode():
-            assert torch.equal(layers[0](x * 1), layers[0](x))
-        layers[0](x)
-        del x
-        assert quantised._seen.rows is None
+            assert torch.equal(layers[0](img * 1), layers[0](img))
+        layers[0](txt)
+        layers[0](img)
+        assert len(quantised._last.read) == 2
+        del img, txt
+        assert not quantised._last.read
 
 
 def test_tokens_that_are_not_finite_stay_so():

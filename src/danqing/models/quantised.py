@@ -83,7 +83,7 @@ class Int8Linear(nn.Module):
     def forward(self, x: Float[Tensor, "*batch dim_in"]) -> Float[Tensor, "*batch dim_out"]:
         """Return the layer's output in the precision of `x`; for its memory see `working_bytes`."""
         _refuse_gradients(x)
-        tokens = _seen.quantised(x, self.block)
+        tokens = _last.quantised(x, self.block)
         count, dim_out = len(tokens.values), self.out_features
         out = x.new_empty(count, dim_out)
         scale = self.weight_scale.float().reshape(1, -1)
@@ -150,7 +150,11 @@ QuantisedLinear = Int8Linear | Int4Linear
 
 
 def working_bytes(layer: QuantisedLinear, tokens: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Return what a forward of so many tokens holds at most beside its input, its output and the weights."""
+    """Return what a forward of so many tokens holds at most beside its input, its output and the weights.
+
+    Of 8 bits, a byte for each number of the input is held on as long as the input is, for the next layer
+    that reads it. Some kernels take up to 50 MB of a process once, the first times they run.
+    """
     dim_in, dim_out = layer.in_features, layer.out_features
     rotation = 2 * 4 * dim_in * min(tokens, _rows_at_once(dim_in, device))
     if isinstance(layer, Int4Linear):
@@ -279,34 +283,41 @@ def _hadamard(side: int, device: torch.device) -> Float[Tensor, "side side"]:
     return whole.to(device)
 
 
-class _LastInput(threading.local):
-    """The tokens that were quantised last, so that the layers which read them together share the work.
+class _Read(NamedTuple):
+    """Tokens, how often they had been written to, and their quantised form behind a rotation."""
 
-    What is kept dies with the tokens, and is not used once they were written to.
+    source: weakref.ref[Tensor]
+    written: int
+    block: int
+    rows: _Rows
+
+
+class _LastRead(threading.local):
+    """What was quantised last, so that the layers which read the same tokens share the work.
+
+    Two tensors are held: text and picture tokens take turns. What is held dies with the tokens, and is not
+    used once they were written to.
     """
 
     def __init__(self) -> None:
-        self.source: weakref.ref[Tensor] | None = None
-        self.written = 0
-        self.block = 0
-        self.rows: _Rows | None = None
+        self.read: tuple[_Read, ...] = ()
 
     def quantised(self, x: Tensor, block: int) -> _Rows:
         if x.is_inference() or torch.compiler.is_compiling():  # no telling whether they were written to
             return _quantised_rows(x.reshape(-1, x.shape[-1]), block)
-        same = self.source is not None and self.source() is x
-        if self.rows is None or not same or (self.written, self.block) != (x._version, block):
-            self.rows = None
-            self.rows = _quantised_rows(x.reshape(-1, x.shape[-1]), block)
-            self.source, self.written, self.block = weakref.ref(x, self._forget), x._version, block
-        return self.rows
+        for one in self.read:
+            if one.source() is x and (one.written, one.block) == (x._version, block):
+                return one.rows
+        self.read = self.read[-1:]
+        rows = _quantised_rows(x.reshape(-1, x.shape[-1]), block)
+        self.read += (_Read(weakref.ref(x, self._forget), x._version, block, rows),)
+        return rows
 
     def _forget(self, source: weakref.ref[Tensor]) -> None:
-        if self.source is source:
-            self.source = self.rows = None
+        self.read = tuple(one for one in self.read if one.source is not source)
 
 
-_seen = _LastInput()
+_last = _LastRead()
 
 
 def _int_matmul(
