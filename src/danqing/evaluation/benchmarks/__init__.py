@@ -5,6 +5,7 @@ from typing import Final
 
 from danqing.errors import RequestError
 from danqing.evaluation.benchmarks.benchmark import Benchmark
+from danqing.evaluation.benchmarks.compbench import COMPBENCH
 from danqing.evaluation.benchmarks.corebench import COREBENCH
 from danqing.evaluation.benchmarks.dpg import DPG, DSG
 from danqing.evaluation.benchmarks.geneval import GENEVAL, GENEVAL_LONG
@@ -12,6 +13,7 @@ from danqing.evaluation.benchmarks.longtext import LONGTEXT
 from danqing.evaluation.benchmarks.parti import PARTI
 
 BENCHMARKS: Final[tuple[Benchmark, ...]] = (
+    COMPBENCH,
     GENEVAL,
     GENEVAL_LONG,
     DPG,

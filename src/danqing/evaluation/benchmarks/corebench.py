@@ -35,8 +35,8 @@ DIMENSIONS: Final[Mapping[str, str]] = {
 }
 _QUESTION: Final = (
     "Answer from what the picture shows, not from what it was meant to show. Say yes only if the picture "
-    "leaves no doubt; what is missing, hidden or unclear is a no. A question with a condition is a yes only if the "
-    'condition holds too.\nThe picture was made for this prompt: "{prompt}"\nQuestion: {question}\n'
+    "leaves no doubt; what is missing, hidden or unclear is a no. A question with a condition is a yes only "
+    'if the condition holds too.\nThe picture was made for this prompt: "{prompt}"\nQuestion: {question}\n'
     "Answer with one word, yes or no."
 )
 

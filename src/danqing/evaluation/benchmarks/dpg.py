@@ -82,7 +82,7 @@ def score(answer: Answer, *, variant: Variant) -> float | None:
 def category_score(answer: Answer, *, category: str, variant: Variant) -> float | None:
     """Return the share of the questions of a category that hold; None for a picture without one.
 
-    Officially only the last of the four pictures of a prompt is looked at, and questions count for themselves.
+    Officially only the last of the four pictures of a prompt counts, and each question for itself.
     """
     if variant == "official" and (answer.seed != DPG_SEEDS[-1] or score(answer, variant=variant) is None):
         return None
@@ -96,9 +96,11 @@ def category_score(answer: Answer, *, category: str, variant: Variant) -> float 
     return sum(values) / len(values) if values else None
 
 
-def category_weight(answer: Answer, *, category: str) -> float:
+def category_weight(item: Item, *, category: str, variant: Variant) -> float:
     """Return how many questions of a category a prompt has: category scores are pooled over questions."""
-    return float(sum(one["category"] == category for one in answer.item.details["questions"]))
+    skipped = item.details.get("skipped", ()) if variant == "official" else ()
+    questions = item.details.get("questions", ())
+    return float(sum(one["category"] == category and one["id"] not in skipped for one in questions))
 
 
 def judged(item: Item, picture: Image.Image, looks: Looks, variant: Variant) -> tuple[Atom, ...]:
@@ -119,7 +121,7 @@ def judged(item: Item, picture: Image.Image, looks: Looks, variant: Variant) -> 
 
 
 def read_questions(path: Path, row: str, *, skip_first: bool = False) -> list[Item]:
-    """Return the items of a file with the columns of DSG-1k; with `skip_first`, marked as DPG's code reads it.
+    """Return the items of a file with the columns of DSG-1k; `skip_first` marks what DPG's code leaves out.
 
     Words in the place of a parent's number, as ten rows of DSG-1k have them, are left out.
     """
@@ -151,7 +153,7 @@ def read_questions(path: Path, row: str, *, skip_first: bool = False) -> list[It
 
 
 def read_dpg(folder: Path) -> list[Item]:
-    """Return the prompts with their questions, or, from a folder `prompts`, without; then nothing is judged."""
+    """Return the prompts with their questions; without, which nothing can judge, from a folder `prompts`."""
     if (folder / DPG_FILE).is_file() or not (folder / "prompts").is_dir():
         return read_questions(DPG.path(folder, DPG_FILE), "dpg", skip_first=True)
     files = sorted((folder / "prompts").glob("*.txt"))
@@ -204,6 +206,7 @@ def _rows(row: str, title: str, variant: Variant) -> tuple[Row, ...]:
             title=f"{title}, {category}",
             about=f"The same for questions of the kind {category}.",
             value=partial(category_score, category=category, variant=variant),
+            weight=partial(category_weight, category=category, variant=variant),
             counts=False,
         )
         for category in CATEGORIES

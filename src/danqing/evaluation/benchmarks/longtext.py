@@ -52,9 +52,9 @@ def judged(item: Item, picture: Image.Image, looks: Looks, variant: Variant) -> 
     return (Atom(name="words", value=found / total, wanted=" / ".join(texts), seen=seen, measure=found),)
 
 
-def weight(answer: Answer) -> float:
-    """Return the number of units that an answer should show: the score is pooled over them."""
-    return float(sum(len(units(text, answer.item.language)) for text in answer.item.details["text"]))
+def weight(item: Item) -> float:
+    """Return the number of units that a picture should show: the score is pooled over them."""
+    return float(len(units(" ".join(item.details["text"]), item.language)))
 
 
 def read(folder: Path) -> list[Item]:
@@ -96,12 +96,14 @@ def _rows(variant: Variant) -> tuple[Row, ...]:
             title="LongText, English",
             about="Share of the wanted words that are read in the picture, in any order.",
             value=_share,
+            weight=weight,
         ),
         Row(
             name="longtext-zh",
             title="LongText, Chinese",
             about="Share of the wanted characters that are read in the picture, in any order.",
             value=_share,
+            weight=weight,
         ),
     )
 
