@@ -11,7 +11,7 @@ from PIL import Image
 
 from danqing.conditioning.given import Source, open_mask, open_picture, open_transparent
 from danqing.conditioning.images import describe_picture
-from danqing.device import resolve_device, resolve_precision
+from danqing.device import resolve_device
 from danqing.errors import CheckpointError, RequestError
 from danqing.log import logger
 from danqing.pipelines.adapting import AdapterFiles, check_adapters, loras_of, set_loras, with_adapters
@@ -22,8 +22,12 @@ from danqing.pipelines.describe import load_describer as _load_describer
 from danqing.pipelines.draw import Drawn, Progress
 from danqing.pipelines.edit import EditRequest, edit
 from danqing.pipelines.generate import GenerateRequest, generate
+from danqing.pipelines.holding import Holding, hold
 from danqing.pipelines.layered import LayersRequest, draw_layers
-from danqing.pipelines.request import parameters
+from danqing.pipelines.request import check_task, parameters
+from danqing.pipelines.wishes import usual_wishes
+from danqing.weights.hub_download import HubPlan, obtain
+from danqing.weights.hub_files import is_hub_id, parse_hub_id
 from danqing.weights.layouts import CheckpointInfo, Folder
 from danqing.weights.parts import GivenParts
 
@@ -45,8 +49,8 @@ def find_checkpoint(name: str | Path, given: GivenParts | None = None) -> Folder
             raise CheckpointError(f"expected {name} inside the package, found none; install danqing again")
     if not path.is_dir():
         raise CheckpointError(
-            f"expected a shipped model ({', '.join(SHIPPED)}), a checkpoint folder or a repository of the hub "
-            f"like Qwen/Qwen-Image, found {name}"
+            f"expected a shipped model ({', '.join(SHIPPED)}), a checkpoint folder or a repository of the "
+            f"hub like Qwen/Qwen-Image, found {name}"
         )
     return Folder(path, given)
 
@@ -66,41 +70,106 @@ def load(
     tasks: Collection[str] | None = None,
     device: str = "auto",
     precision: str = "auto",
+    memory: str | int | None = None,
+    cache: bool = True,
+    compiled: bool = False,
+    offline: bool = False,
+    accept_licence: bool = False,
 ) -> "Model":
-    """Load a checkpoint: a shipped name or a folder as released (`model_index.json` and its parts).
+    """Load a checkpoint: a shipped name, a folder as released, or a hub repository (`owner/name[@tag]`).
 
     `transformer`, `vae` and `text_encoder` are single files of any program (safetensors in ComfyUI's layouts,
-    fp8 with or without scales, GGUF) in place of those parts; a conditioner in GGUF has two, words and eyes.
-    `release` says what the transformer file is where the file does not.
+    fp8 with or without scales, int8, GGUF) in place of those parts; a conditioner in GGUF has two, words and
+    eyes. `release` says what the transformer file is where the file does not.
     `controlnet` is the folder of a ControlNet that reads the `controls` of requests. `loras` are adapter
     files of any program, or pairs of a file and its strength; they stay beside the weights, or with
     `merge_loras` are added to them. `lightning` is a distilled adapter: it brings its schedule, its steps
     (say `lightning_steps` where its name does not) and no guidance. `tasks` names what will be asked for, so
     that no more is loaded (by default all the checkpoint can do); `device` is auto, cpu, cuda or mps;
-    `precision` auto, fp32 or bf16.
+    `precision` auto, fp32, bf16, int8 or int4. `memory` is the most to use, in bytes or as 6GB or 50% (by
+    default what is free): parts wait on disk as far as that needs it. `cache` keeps what was read of prompts,
+    and large modulation tables, for the next time; `compiled` compiles the denoiser's blocks when they first
+    run. A repository is downloaded unless `offline`; `accept_licence` accepts one that does not allow all
+    uses.
 
     Raises CheckpointError when files are missing, broken or do not fit, RequestError for what the checkpoint
-    cannot do. Warns of a licence without commercial use.
+    cannot do, ResourceError for too little memory or disk. Warns of a licence without commercial use.
     """
+    words = _paths(text_encoder)
     given = GivenParts(
         transformer=None if transformer is None else Path(transformer),
         vae=None if vae is None else Path(vae),
-        text_encoder=_paths(text_encoder),
+        text_encoder=words,
         release=release,
     )
-    folder = find_checkpoint(name, given)
-    _show_licence(folder.info())
-    files = AdapterFiles(
-        loras=tuple((Path(one[0]), one[1]) if isinstance(one, tuple) else (Path(one), 1.0) for one in loras),
-        merged=merge_loras,
-        lightning=None if lightning is None else Path(lightning),
-        lightning_steps=lightning_steps,
+    own = {"transformer": transformer, "vae": vae, "text_encoder": words}
+    brought = [part for part, file in own.items() if file]
+    local = _downloaded(name, tasks, brought, offline=offline, accept_licence=accept_licence)
+    return load_folder(
+        find_checkpoint(local, given),
+        adapters=AdapterFiles(
+            loras=tuple(map(_weighed, loras)),
+            merged=merge_loras,
+            lightning=None if lightning is None else Path(lightning),
+            lightning_steps=lightning_steps,
+        ),
+        controlnet=None if controlnet is None else Path(controlnet),
+        tasks=tasks,
+        device=device,
+        precision=precision,
+        memory=memory,
+        cache=cache,
+        compiled=compiled,
     )
+
+
+def load_folder(
+    folder: Folder,
+    *,
+    adapters: AdapterFiles | None = None,
+    controlnet: Path | None = None,
+    tasks: Collection[str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    memory: str | int | None = None,
+    holding: Holding | None = None,
+    cache: bool = True,
+    compiled: bool = False,
+) -> "Model":
+    """Load a checkpoint that was found; arguments as for `load`.
+
+    `holding` says how it is held, in place of `precision` and `memory`, where it was chosen for requests that
+    are known.
+    """
+    _show_licence(folder.info())
+    files = adapters or AdapterFiles()
     check_adapters(folder, files)
     where = resolve_device(device)
-    dtype, net = resolve_precision(precision, where), None if controlnet is None else Path(controlnet)
-    components = load_components(folder, device=where, dtype=dtype, controlnet=net, tasks=tasks)
-    return Model(with_adapters(components, files))
+    if holding is None:
+        wishes = usual_wishes(files.settle(folder.info()), tasks=None if tasks is None else tuple(tasks))
+        paths = [path for path, _ in files.chosen]
+        holding = hold(
+            folder,
+            wishes,
+            device=where,
+            precision=precision,
+            memory=memory,
+            controlnet=controlnet,
+            adapters=paths,
+        )
+    components = load_components(
+        folder,
+        device=where,
+        dtype=holding.dtype,
+        controlnet=controlnet,
+        tasks=tasks,
+        plan=holding.plan,
+        cache=cache,
+    )
+    model = Model(with_adapters(components, files))
+    if compiled:
+        compile_blocks(model.components.transformer)
+    return model
 
 
 def load_describer(
@@ -109,15 +178,58 @@ def load_describer(
     text_encoder: str | Path | Sequence[str | Path] | None = None,
     device: str = "auto",
     precision: str = "auto",
+    memory: str | int | None = None,
+    offline: bool = False,
+    accept_licence: bool = False,
 ) -> Describer:
     """Load of a checkpoint what sees and speaks, and nothing that draws; arguments as for `load`.
 
     Raises RequestError for a checkpoint that cannot describe.
     """
-    given = GivenParts(text_encoder=_paths(text_encoder))
-    folder, where = find_checkpoint(name, given), resolve_device(device)
+    words = _paths(text_encoder)
+    brought = ["transformer", "vae", *(["text_encoder"] if words else [])]
+    local = _downloaded(name, ("describe",), brought, offline=offline, accept_licence=accept_licence)
+    return load_describer_folder(
+        find_checkpoint(local, GivenParts(text_encoder=words)),
+        device=device,
+        precision=precision,
+        memory=memory,
+    )
+
+
+def load_describer_folder(
+    folder: Folder, *, device: str = "auto", precision: str = "auto", memory: str | int | None = None
+) -> Describer:
+    """Load what sees and speaks of a checkpoint that was found; arguments as for `load`."""
     _show_licence(folder.info())
-    return _load_describer(folder, device=where, dtype=resolve_precision(precision, where))
+    check_task(folder.info(), "describe")
+    where = resolve_device(device)
+    wishes = usual_wishes(folder.info(), tasks=("describe",))
+    held = hold(folder, wishes, device=where, precision=precision, memory=memory)
+    return _load_describer(folder, device=where, dtype=held.dtype, plan=held.plan)
+
+
+def _downloaded(
+    name: str | Path,
+    tasks: Collection[str] | None,
+    given: Collection[str],
+    *,
+    offline: bool,
+    accept_licence: bool,
+) -> str | Path:
+    """Return the folder of a repository of the hub, downloaded if need be, and any other name as it is."""
+    hub = parse_hub_id(str(name)) if is_hub_id(str(name)) else None
+    if hub is None:
+        return name
+
+    def told(plan: HubPlan) -> None:
+        logger.info(f"{hub}: downloading {plan.to_fetch / 1e9:.1f} GB under {plan.licence.name}")
+
+    return obtain(hub, tasks=tasks, given=given, offline=offline, accept_licence=accept_licence, before=told)
+
+
+def _weighed(lora: Lora) -> tuple[Path, float]:
+    return (Path(lora[0]), lora[1]) if isinstance(lora, tuple) else (Path(lora), 1.0)
 
 
 def _paths(files: str | Path | Sequence[str | Path] | None) -> tuple[Path, ...]:
@@ -220,7 +332,9 @@ class Model:
 def labelled(drawn: Drawn, components: Components) -> Image.Image:
     """Return the picture with everything needed to draw it again in its metadata; inputs are told by name."""
     loras = loras_of(components)
-    said = {"model": components.info.name, **({"loras": loras} if loras else {})}
+    said: dict[str, Any] = {"model": components.info.name, **({"loras": loras} if loras else {})}
+    if components.quantised is not None:  # lossy: the picture is not that of the stored weights
+        said["weights"] = components.quantised
     return describe_picture(drawn.image, said | parameters(drawn.request))
 
 

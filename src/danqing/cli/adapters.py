@@ -41,26 +41,19 @@ def adapter_options(command: F) -> F:
     return lora_options(_LIGHTNING(command))
 
 
-def named_adapters(fields: dict[str, Any]) -> "AdapterFiles":
+def named_adapters(fields: dict[str, Any], local: Callable[[Path], Path] = Path) -> "AdapterFiles":
     """Take the adapters that flags name out of `fields`, and return them.
 
-    `steps` among the fields is for a distilled one whose name tells none.
+    `local` returns where a named file is. `steps` among the fields is for a distilled one whose name tells
+    none.
     """
     from danqing.pipelines.adapting import AdapterFiles, parse_lora
 
+    named = map(parse_lora, fields.pop("lora"))
+    lightning = fields.pop("lightning", None)
     return AdapterFiles(
-        loras=tuple(map(parse_lora, fields.pop("lora"))),
+        loras=tuple((local(path), strength) for path, strength in named),
         merged=fields.pop("merge_loras"),
-        lightning=fields.pop("lightning", None),
+        lightning=None if lightning is None else local(lightning),
         lightning_steps=fields.get("steps"),
     )
-
-
-def loading(files: "AdapterFiles") -> dict[str, Any]:
-    """Return the adapters as arguments of `danqing.load`."""
-    return {
-        "loras": files.loras,
-        "merge_loras": files.merged,
-        "lightning": files.lightning,
-        "lightning_steps": files.lightning_steps,
-    }

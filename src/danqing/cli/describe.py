@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
+from danqing.cli.hub import hub_options, local_file, local_model, named_hub
 from danqing.cli.options import json_option, model_options, use_threads
 from danqing.cli.progress import bar
 
@@ -40,6 +42,8 @@ Examples:
     metavar="FILE",
     help="Take the conditioner from a safetensors or GGUF file; of GGUF twice, words and mmproj.",
 )
+@hub_options
+@click.option("--memory", metavar="SIZE", help="Most memory to use: 6GB or 50%.  [default: what is free]")
 @model_options
 @json_option
 @click.option("--quiet", is_flag=True, help="Show no progress.")
@@ -55,8 +59,10 @@ def describe(
     device: str,
     precision: str,
     threads: int | None,
+    memory: str | None,
     as_json: bool,
     quiet: bool,
+    **fields: Any,
 ) -> None:
     """Say what one or more pictures show, or answer a question about them.
 
@@ -64,9 +70,10 @@ def describe(
     pictures are one question.
     """
     from danqing.conditioning.given import open_picture
-    from danqing.model import load_describer
+    from danqing.model import find_checkpoint, load_describer_folder
     from danqing.pipelines.describe import DescribeRequest
     from danqing.pipelines.describe import describe as spoken
+    from danqing.weights.parts import GivenParts
 
     request = DescribeRequest(
         pictures=tuple(open_picture(path) for path in pictures),
@@ -76,10 +83,16 @@ def describe(
         temperature=temperature,
         seed=seed,
     ).resolved()
+    hub = named_hub(fields)
+    files = tuple(local_file(file, hub, quiet=quiet) for file in text_encoder)
+    brought = ("transformer", "vae", *(("text_encoder",) if files else ()))
+    found = local_model(model, hub, tasks=("describe",), given=brought, quiet=quiet)
+    assert found is not None  # nothing asked for a dry run
+    folder = find_checkpoint(found, GivenParts(text_encoder=files))
     use_threads(threads)
     with bar(None, quiet=quiet) as shown:
         shown.show(f"loading {model}")
-        describer = load_describer(model, text_encoder=text_encoder, device=device, precision=precision)
+        describer = load_describer_folder(folder, device=device, precision=precision, memory=memory)
     words = []
     for piece in spoken(describer, request):
         words.append(piece)

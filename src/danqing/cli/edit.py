@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from danqing.cli.adapters import adapter_options, loading, named_adapters
+from danqing.cli.adapters import adapter_options
+from danqing.cli.checkpoint import checkpoint_options, named_checkpoint
 from danqing.cli.drawing import needed, opened, told_first, write_drawn
-from danqing.cli.options import drawing_options, json_option, model_options, overwrite_option, use_threads
+from danqing.cli.options import drawing_options, json_option, overwrite_option, use_threads
 from danqing.cli.outputs import FORMATS, check_writable, paths_for
-from danqing.cli.parts import named_parts, part_options
 from danqing.cli.progress import bar
 from danqing.errors import RequestError
 
@@ -40,10 +40,9 @@ _TRY = 'danqing edit photo.png "make the apple green"'
     help="Start from the last picture moved this far towards noise, 0.01 to 1.  [default: with --mask 1]",
 )
 @adapter_options
-@part_options
 @drawing_options
 @overwrite_option
-@model_options
+@checkpoint_options
 @json_option
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def edit(
@@ -66,13 +65,13 @@ def edit(
     files, instruction = _told(words)
 
     from danqing.conditioning.given import open_transparent
-    from danqing.model import find_checkpoint, load
     from danqing.pipelines.edit import EditRequest, enhanced
     from danqing.pipelines.edit import edit as draw
     from danqing.pipelines.prepare import steps_taken
 
-    adapters, given = named_adapters(fields), named_parts(fields)
-    info = adapters.settle(find_checkpoint(model).info())
+    tasks = needed("edit", enhance=fields["enhance"])
+    checkpoint = named_checkpoint(fields, model, device=device, precision=precision, tasks=tasks, quiet=quiet)
+    info = checkpoint.info
     pictures = tuple(map(open_transparent, files))
     request = EditRequest(pictures=pictures, prompt=instruction, **opened(fields)).resolved(info)
     assert request.seed is not None
@@ -81,8 +80,7 @@ def edit(
     use_threads(threads)
     with bar(request.count * steps_taken(request), quiet=quiet) as shown:
         shown.show(f"loading {info.name}")
-        tasks = needed("edit", enhance=request.enhance)
-        loaded = load(model, **given, **loading(adapters), tasks=tasks, device=device, precision=precision)
+        loaded = checkpoint.load([request], tasks=tasks, as_json=as_json)
         request = told_first(request, lambda wish: enhanced(loaded.components, wish), shown)
         steps = draw(loaded.components, [request])
         for line in write_drawn(loaded, steps, [paths], shown, overwrite=overwrite):

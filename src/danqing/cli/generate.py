@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from danqing.cli.adapters import adapter_options, loading, named_adapters
+from danqing.cli.adapters import adapter_options
 from danqing.cli.batch import Order, read_batch
+from danqing.cli.checkpoint import checkpoint_options, named_checkpoint
 from danqing.cli.controls import control_options, opened_controls
 from danqing.cli.drawing import needed, opened, told_first, write_drawn
-from danqing.cli.options import drawing_options, json_option, model_options, overwrite_option, use_threads
+from danqing.cli.options import drawing_options, json_option, overwrite_option, use_threads
 from danqing.cli.outputs import check_writable, make_folder, paths_for
-from danqing.cli.parts import named_parts, part_options
 from danqing.cli.progress import bar
 from danqing.errors import RequestError
 
@@ -33,6 +33,7 @@ Examples:
   danqing generate "a red apple" --model path/to/Qwen-Image --lightning Lightning-4steps-V2.0.safetensors
   danqing generate "a red house" --control edges.png:0.9 --controlnet path/to/Qwen-Image-ControlNet-Union
   danqing generate "a dragon that reads" --enhance --model path/to/Qwen-Image-2.1
+  danqing generate "a red apple" --model Qwen/Qwen-Image --memory 16GB --dry-run
   echo "a red apple" | danqing generate -
   danqing generate --batch prompts.jsonl -o pictures --resume --json
 
@@ -58,11 +59,10 @@ _FILE = click.Path(path_type=Path)
 )
 @control_options
 @adapter_options
-@part_options
 @drawing_options
 @overwrite_option
 @click.option("--resume", is_flag=True, help="With --batch: skip the pictures that are there.")
-@model_options
+@checkpoint_options
 @json_option
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def generate(
@@ -91,14 +91,16 @@ def generate(
         raise RequestError("--resume goes on with a --batch; a single picture has nothing to resume")
     text = _prompt(prompt, prompt_file, batch)
 
-    from danqing.model import find_checkpoint, load
     from danqing.pipelines.generate import enhanced
     from danqing.pipelines.generate import generate as draw
     from danqing.pipelines.prepare import steps_taken
 
-    adapters, given = named_adapters(fields), named_parts(fields)
+    tasks = needed("generate", enhance=fields["enhance"])
+    checkpoint = named_checkpoint(
+        fields, model, device=device, precision=precision, tasks=tasks, controlnet=controlnet, quiet=quiet
+    )
     fields = opened(fields) | {"controls": opened_controls(control, control_mask, controlnet)}
-    info = adapters.settle(find_checkpoint(model).info())
+    info = checkpoint.info
     if batch is not None:
         folder = output or Path()
         orders = read_batch(batch, fields, info, folder)
@@ -112,9 +114,8 @@ def generate(
         total = sum(order.request.count * steps_taken(order.request) for order in orders)
         with bar(total, quiet=quiet) as shown:
             shown.show(f"loading {info.name}")
-            parts = given | loading(adapters) | {"tasks": needed("generate", enhance=fields["enhance"])}
-            loaded = load(model, controlnet=controlnet, **parts, device=device, precision=precision)
             wishes = [order.request for order in orders]
+            loaded = checkpoint.load(wishes, tasks=tasks, as_json=as_json)
             if batch is None:  # a rewrite may choose the shape where nobody else does
                 wishes = [replace(wish, size=fields["size"]) for wish in wishes]
             requests = [

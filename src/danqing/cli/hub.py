@@ -69,11 +69,13 @@ def local_model(
     tasks: Collection[str] | None = None,
     given: Collection[str] = (),
     memory: Memory | None = None,
+    dry_run: bool = False,
     quiet: bool = False,
-) -> str:
+) -> str | None:
     """Return `model` as it is, or for a repository of the hub its folder in the cache, downloaded if need be.
 
-    Before a download its licence, its size, the free disk and the lines of `memory` are shown on stderr.
+    Before a download its licence, its size, the free disk and the lines of `memory` are shown on stderr; with
+    `dry_run` on stdout, and there is none: None is returned.
     """
     from danqing.weights.hub_files import is_hub_id, parse_hub_id
 
@@ -82,7 +84,10 @@ def local_model(
         if choice.revision is not None:
             raise RequestError(f"--revision is for a repository of the hub, found --model {model}")
         return model
-    return str(_obtained(with_revision(hub, choice), choice, tasks, given, memory, quiet))
+    hub = with_revision(hub, choice)
+    if dry_run:
+        return _shown(hub, choice, tasks, given, memory)
+    return str(_obtained(hub, choice, tasks, given, memory, quiet))
 
 
 def local_file(file: Path | str, choice: HubChoice, *, quiet: bool = False) -> Path:
@@ -104,6 +109,24 @@ def with_revision(hub: "HubId", choice: HubChoice) -> "HubId":
     if parse_hub_id(f"{hub.repo}@{choice.revision}") is None:
         raise RequestError(f"--revision: expected a branch, tag or commit, found {choice.revision!r}")
     return HubId(repo=hub.repo, revision=choice.revision, path=hub.path)
+
+
+def _shown(
+    hub: "HubId",
+    choice: HubChoice,
+    tasks: Collection[str] | None,
+    given: Collection[str],
+    memory: Memory | None,
+) -> str | None:
+    """Return a folder of the cache, or say what a download would do and return None."""
+    from danqing.weights.hub_download import hub_plan, local
+
+    here = local(hub, tasks=tasks, given=given, offline=choice.offline)
+    if here is not None:
+        return str(here)
+    for line in plan_lines(hub_plan(hub, tasks=tasks, given=given), memory):
+        click.echo(line)
+    return None
 
 
 def _obtained(

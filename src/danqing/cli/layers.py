@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from danqing.cli.adapters import loading, lora_options, named_adapters
-from danqing.cli.options import json_option, model_options, overwrite_option, use_threads
+from danqing.cli.adapters import lora_options
+from danqing.cli.checkpoint import checkpoint_options, named_checkpoint
+from danqing.cli.options import json_option, overwrite_option, use_threads
 from danqing.cli.outputs import check_writable, free_path, make_folder, writing
-from danqing.cli.parts import named_parts, part_options
 from danqing.cli.progress import bar
 from danqing.errors import RequestError, ResourceError
 
@@ -72,9 +72,8 @@ _TRANSPARENT = (".png", ".webp")
     help="One .ora document, or the names or the folder of pictures.  [default: PICTURE-1.png, …]",
 )
 @lora_options
-@part_options
 @overwrite_option
-@model_options
+@checkpoint_options
 @json_option
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def layers(
@@ -95,18 +94,19 @@ def layers(
     which GIMP and Krita open, holds all of them.
     """
     from danqing.conditioning.given import open_transparent
-    from danqing.model import find_checkpoint, load
     from danqing.pipelines.layered import LayersRequest
 
-    adapters, given = named_adapters(fields), named_parts(fields)
-    info = find_checkpoint(model).info()
+    checkpoint = named_checkpoint(
+        fields, model, device=device, precision=precision, tasks=("layers",), quiet=quiet
+    )
+    info = checkpoint.info
     request = LayersRequest(picture=open_transparent(picture), **fields).resolved(info)
     paths = _paths(picture, output, request.count)
     check_writable(paths, overwrite=overwrite)
     use_threads(threads)
     with bar(request.steps, quiet=quiet) as shown:
         shown.show(f"loading {info.name}")
-        loaded = load(model, **given, **loading(adapters), device=device, precision=precision)
+        loaded = checkpoint.load([request], tasks=("layers",), as_json=as_json)
         shown.show("reading the picture")
         drawn = _drawn(loaded, request, shown)
         closeness = _write(drawn, paths, loaded, overwrite=overwrite)

@@ -1,8 +1,7 @@
 """`--memory` and `--dry-run`: how much memory drawing may take, and what it will take."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -10,12 +9,7 @@ import click
 from danqing.cli.inventory import megabytes
 
 if TYPE_CHECKING:
-    import torch
-
     from danqing.pipelines.plan_report import PlanReport
-    from danqing.pipelines.wishes import Wishes
-    from danqing.weights.layouts import Folder
-    from danqing.weights.plan import Format, MemoryPlan
 
 F = TypeVar("F", bound=Callable[..., Any])
 _OPTIONS = (
@@ -46,36 +40,6 @@ def memory_options(command: F) -> F:
 def named_memory(fields: dict[str, Any]) -> MemoryWish:
     """Take what flags say about memory out of `fields`."""
     return MemoryWish(memory=fields.pop("memory"), dry_run=fields.pop("dry_run"))
-
-
-def make_plan(
-    folder: "Folder",
-    wishes: "Wishes",
-    wish: MemoryWish,
-    *,
-    device: "torch.device",
-    dtype: "torch.dtype",
-    formats: "Sequence[Format] | None" = None,
-    controlnet: Path | None = None,
-    adapters: Sequence[Path] = (),
-) -> "MemoryPlan":
-    """Return the plan within the memory that flags allow, or that is free."""
-    from danqing.device import memory_report
-    from danqing.pipelines.memory import FORMATS, free_budget, parse_bytes, plan_memory
-
-    budget = free_budget(device)
-    if wish.memory is not None:
-        budget = parse_bytes(wish.memory, whole=memory_report(device).total)
-    return plan_memory(
-        folder,
-        wishes,
-        budget=budget,
-        device=device,
-        dtype=dtype,
-        formats=FORMATS if formats is None else formats,
-        controlnet=controlnet,
-        adapters=adapters,
-    )
 
 
 def plan_lines(report: "PlanReport") -> list[str]:

@@ -46,13 +46,17 @@ def model_options(command: F) -> F:
     """Add the flags that say which checkpoint to load, and where to."""
     precision = click.option(
         "--precision",
-        type=click.Choice(["auto", "fp32", "bf16"]),
+        type=click.Choice(["auto", "fp32", "bf16", "int8", "int4"]),
         default="auto",
         show_default=True,
-        help="Number format of the weights; auto is bf16 where the device has it.",
+        help="Number format of the weights; auto is that of the device and the checkpoint.",
     )
     model = click.option(
-        "--model", default="nano", show_default=True, metavar="NAME|FOLDER", help="Shipped model or folder."
+        "--model",
+        default="nano",
+        show_default=True,
+        metavar="NAME|FOLDER|OWNER/NAME",
+        help="Shipped model, folder, or repository of the hub.",
     )
     return model(machine_options(precision(command)))
 

@@ -25,7 +25,7 @@ from danqing.weights.controlnets import check_fits, load_controlnet
 from danqing.weights.file_names import Part
 from danqing.weights.identity import Identity, identity_of
 from danqing.weights.layouts import CheckpointInfo, Folder
-from danqing.weights.plan import MemoryPlan
+from danqing.weights.plan import Format, MemoryPlan
 from danqing.weights.residency import Residency
 from danqing.weights.result_cache import ResultCache, open_cache
 
@@ -59,6 +59,8 @@ class Components:
     """What keeps the weights of parts; those of a part without one are in memory at all times."""
     vae_tile: int | None = None
     """Side of the tiles a picture is decoded in, in latents; None decodes it whole."""
+    quantised: Format | None = None
+    """Number format that large weights were brought to when they were loaded; None where they are plain."""
     identities: Mapping[Part, Identity] = field(default_factory=dict)
     """Which files parts were made from; results of a part without one are not kept."""
     cache: ResultCache | None = None
@@ -132,6 +134,7 @@ def load_components(
         system_prompt=release_system_prompt(folder.path),
         residencies=parts.residencies,
         vae_tile=None if plan is None else plan.vae_tile,
+        quantised=None if plan is None else plan.quantised,
         identities=_identities(folder, parts, dtype) if cache else {},
         cache=open_cache() if cache else None,
     )

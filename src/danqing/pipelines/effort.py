@@ -72,7 +72,7 @@ def work(
     whole = decode_operations(folder, sizes["vae"], wishes)
     return Work(
         step=step_operations(folder, sizes["transformer"], wishes),
-        decode={tile: whole * decoded_share(folder, wishes.size, tile) for tile in tiles},
+        decode={tile: whole * decoded_share(folder.vae_config(), wishes.size, tile) for tile in tiles},
     )
 
 
@@ -100,9 +100,10 @@ def step_operations(folder: Folder, denoiser: PartSizes, wishes: Wishes) -> floa
     picture have their own. Attention is 4 tokens x keys x width a block: 69.3 T for 1024 x 1024 and 64 tokens
     of text in Qwen-Image.
     """
-    dim, layers = denoiser.shapes["img_in.weight"][0], len(denoiser.blocks)
-    target = wishes.frames * tokens_of(folder, wishes.size)
-    looked = sum(tokens_of(folder, size) for size in wishes.references)
+    dim, layers = folder.transformer_config().dim, len(denoiser.blocks)
+    vae = folder.vae_config()
+    target = wishes.frames * tokens_of(vae, wishes.size)
+    looked = sum(tokens_of(vae, size) for size in wishes.references)
     branches = 2 if wishes.guided else 1
     if folder.is_21:  # text and references are read once, not in each step
         keys = target + looked + wishes.prompt_tokens

@@ -12,6 +12,7 @@ from math import prod
 import torch
 
 from danqing.models.qwen3_vl_config import Qwen3VLConfig
+from danqing.models.vae import VAEConfig
 from danqing.models.vae21 import VAE21Config
 from danqing.models.vlm_config import VLMConfig
 from danqing.pipelines.part_sizes import PartSizes
@@ -27,18 +28,24 @@ _STEP_IMG, _STEP_PREFIX = 13.1, 1.1
 # 2.1, the prefix: keys and values that are kept come on top of what reading it takes.
 _PREFIX = 9.0
 # Conditioners: hidden units (the gated ones, the other ones, their product) and streams; eyes a patch, which
-# are turned in fp32.
+# in bf16 hold fp32 copies too.
 _HIDDEN, _TOWER = 3.0, 4.5
-_EYES_1, _EYES_21 = {4: 13.0, 2: 16.0}, {4: 15.0, 2: 18.0}
+_EYES_1, _EYES_21, _EYES_WIDE = 13.0, 15.0, 3.0
 # Autoencoders, in numbers a pixel for each channel of the widest layer at full size.
 _DECODE_1, _DECODE_21 = 4.07, 5.52
-_ENCODE_1, _ENCODE_21 = {4: 3.0, 2: 3.0}, {4: 4.0, 2: 6.0}
-# What runs whole even in tiles, in numbers of its result: at the latents' size, or four times that in 2.1.
-_MIDDLE_1 = {4: 8.5, 2: 12.8}
+_ENCODE_1, _ENCODE_21, _ENCODE_21_SUMMED = 3.0, 4.0, 6.0  # in bf16 the shortcuts of 2.1 are summed in fp32
+# What runs whole even in tiles, in multiples of its result; in bf16 attention's norm is fp32.
+_MIDDLE_1, _MIDDLE_1_WIDE = 8.5, 12.8
 _WHOLE_21 = 2.9
+_LATENTS = 8 * 64 * 4  # bytes a token: latents, velocities and their differences, in fp32
+_RESIDUALS = 5  # streams of a ControlNet: one for each of its blocks
 _ROWS = 16  # of a modulation table, which is made in groups
 _TEMPLATE = 80  # tokens around a prompt
 _EDIT_TEMPLATE = 120
+
+
+AutoencoderConfig = VAEConfig | VAE21Config
+TowerConfig = VLMConfig | Qwen3VLConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,70 +64,98 @@ class Footprint:
 def footprint(
     folder: Folder, denoiser: PartSizes, wishes: Wishes, *, batch: int, dtype: torch.dtype
 ) -> Footprint:
-    """Return what drawing works with, decoding apart: see `decoding`."""
-    width = dtype.itemsize
-    sizes = _Denoiser.of(folder, denoiser)
+    """Return what drawing works with, `batch` pictures at a time; decoding apart, see `decoding`."""
+    sizes, vae = _Denoiser.of(folder, denoiser), folder.vae_config()
     pictures = [*wishes.references, *([wishes.size] if wishes.starts or wishes.controls else [])]
+    table = _table(sizes, wishes.steps, dtype.itemsize)
+    streams = _denoising_21 if sizes.is_21 else _denoising_1
     return Footprint(
-        reading=_reading(folder, wishes, width),
-        looking=max((_encoding(folder, size, width) for size in pictures), default=0),
-        tabulating=2 * _table(sizes, wishes, width),
-        denoising=_denoising(folder, sizes, wishes, batch, width),
+        reading=_reading(folder, wishes, dtype),
+        looking=max((encoding(vae, size, dtype) for size in pictures), default=0),
+        tabulating=2 * table,  # groups of rows, and all of them put together
+        denoising=table + streams(vae, sizes, wishes, batch, dtype.itemsize),
     )
 
 
-def tokens_of(folder: Folder, size: tuple[int, int]) -> int:
-    """Return the tokens of a picture of this (width, height)."""
-    side = folder.vae_config().spatial_ratio * (1 if folder.is_21 else 2)
+def tokens_of(config: AutoencoderConfig, size: tuple[int, int]) -> int:
+    """Return the tokens of a picture of this (width, height): squares of 2x2 latents, in 2.1 single ones."""
+    side = config.spatial_ratio * (1 if isinstance(config, VAE21Config) else 2)
     return (size[0] // side) * (size[1] // side)
 
 
-def decoding(folder: Folder, size: tuple[int, int], tile: int | None, dtype: torch.dtype) -> int:
-    """Return what decoding one picture works with, whole or in tiles of so many latents a side."""
-    config, width = folder.vae_config(), dtype.itemsize
-    pixels = prod(size)
-    latents = (size[0] // config.spatial_ratio, size[1] // config.spatial_ratio)
+def joint_block(rows: int, img: int, txt: int, number: int) -> int:
+    """Return what a forward of 1.x holds; `number` is the bytes of a token in a stream."""
+    return round(((_JOINT_IMG if rows > 1 else _JOINT_IMG_ALONE) * img + _JOINT_TXT * txt) * rows * number)
+
+
+def single_step(batch: int, target: int, prefix: int, number: int) -> int:
+    """Return what a forward of 2.1 over the target holds beside the prefix."""
+    return round((_STEP_IMG * target + _STEP_PREFIX * prefix) * batch * number)
+
+
+def single_prefix(prefix: int, number: int) -> int:
+    """Return what reading a prefix of 2.1 holds beside the keys and values that are kept."""
+    return round(_PREFIX * prefix * number)
+
+
+def tower(config: TowerConfig, tokens: int, dtype: torch.dtype) -> int:
+    """Return what the language tower of a conditioner holds."""
+    return round((_HIDDEN * config.hidden_dim + _TOWER * config.dim) * tokens * dtype.itemsize)
+
+
+def eyes(config: TowerConfig, patches: int, dtype: torch.dtype) -> int:
+    """Return what the vision tower of a conditioner holds; heads are turned in fp32."""
+    streams = _EYES_21 if isinstance(config, Qwen3VLConfig) else _EYES_1
+    return round(
+        (streams + (_EYES_WIDE if dtype.itemsize == 2 else 0)) * patches * config.vision.dim * dtype.itemsize
+    )
+
+
+def encoding(config: AutoencoderConfig, size: tuple[int, int], dtype: torch.dtype) -> int:
+    """Return what encoding a picture of this (width, height) holds."""
+    each = _ENCODE_1
     if isinstance(config, VAE21Config):
-        channels, halo, per_pixel = config.decoder_base_dim, config.decoder_halo, _DECODE_21
-        wide = config.decoder_base_dim * config.dim_mult[-1]
-        # Coarse stages end at four times the side of the latents.
-        middle = _WHOLE_21 * 16 * prod(latents) * wide * width
-        features = 16 * prod(latents) * wide * width
-        outputs = config.out_channels
+        each = _ENCODE_21 if dtype.itemsize == 4 else _ENCODE_21_SUMMED
+    return round(each * prod(size) * config.base_dim * dtype.itemsize)
+
+
+def decoding(config: AutoencoderConfig, size: tuple[int, int], tile: int | None, dtype: torch.dtype) -> int:
+    """Return what decoding a picture holds, whole or in tiles of so many latents a side."""
+    width, ratio = dtype.itemsize, config.spatial_ratio
+    latents = (size[0] // ratio, size[1] // ratio)
+    if isinstance(config, VAE21Config):
+        channels, outputs, each = config.decoder_base_dim, config.out_channels, _DECODE_21
+        # What runs whole ends at four times the side of the latents.
+        features, streams = 16 * prod(latents) * channels * config.dim_mult[-1], _WHOLE_21
     else:
-        channels, halo, per_pixel = config.base_dim, config.halo, _DECODE_1
-        wide = config.base_dim * config.dim_mult[-1]
-        middle = _MIDDLE_1[width] * prod(latents) * wide * width
-        features = prod(latents) * wide * width
-        outputs = config.input_channels
+        channels, outputs, each = config.base_dim, config.input_channels, _DECODE_1
+        features = prod(latents) * channels * config.dim_mult[-1]
+        streams = _MIDDLE_1 if width == 4 else _MIDDLE_1_WIDE
+    whole = streams * features * width
     if tile is None:
-        return round(max(middle, per_pixel * pixels * channels * width))
-    seen = prod(max(high - low for low, high in _spans(side, tile, halo)) for side in latents)
-    part = per_pixel * seen * config.spatial_ratio**2 * channels * width
-    return round(max(middle, features + outputs * pixels * width + part))
+        return round(max(whole, each * prod(size) * channels * width))
+    spans = (max(high - low for low, high in _spans(side, tile, _halo(config))) for side in latents)
+    part = each * prod(spans) * ratio**2 * channels
+    return round(max(whole, (features + outputs * prod(size) + part) * width))
 
 
-def decoded_share(folder: Folder, size: tuple[int, int], tile: int | None) -> float:
+def decoded_share(config: AutoencoderConfig, size: tuple[int, int], tile: int | None) -> float:
     """Return how much is decoded, halos included, as a multiple of the picture."""
     if tile is None:
         return 1.0
-    config = folder.vae_config()
-    halo = config.decoder_halo if isinstance(config, VAE21Config) else config.halo
     sides = [side // config.spatial_ratio for side in size]
-    return prod(sum(high - low for low, high in _spans(side, tile, halo)) / side for side in sides)
+    return prod(sum(high - low for low, high in _spans(side, tile, _halo(config))) / side for side in sides)
+
+
+def _halo(config: AutoencoderConfig) -> int:
+    return config.decoder_halo if isinstance(config, VAE21Config) else config.halo
 
 
 def _spans(length: int, tile: int, halo: int) -> Iterator[tuple[int, int]]:
     return (
-        (max(0, start - halo), min(length, start + tile + halo))
-        for start in range(0, length, min(tile, length))
+        (max(0, start - halo), min(length, min(start + tile, length) + halo))
+        for start in range(0, length, tile)
     )
-
-
-def _encoding(folder: Folder, size: tuple[int, int], width: int) -> int:
-    config = folder.vae_config()
-    each = (_ENCODE_21 if isinstance(config, VAE21Config) else _ENCODE_1)[width]
-    return round(each * prod(size) * config.base_dim * width)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,12 +168,11 @@ class _Denoiser:
 
     @classmethod
     def of(cls, folder: Folder, sizes: PartSizes) -> "_Denoiser":
+        switches: dict[str, object] = {}
+        if not folder.is_21:
+            given = folder.given.switches(str(folder.index.get("_class_name")))
+            switches = folder.config("transformer") | given
         projected = "txt_in.in_layer.weight" if folder.is_21 else "txt_in.weight"
-        switches = (
-            {}
-            if folder.is_21
-            else folder.config("transformer") | folder.given.switches(str(folder.index.get("_class_name")))
-        )
         return cls(
             dim=sizes.shapes["img_in.weight"][0],
             layers=len(sizes.blocks),
@@ -148,46 +182,43 @@ class _Denoiser:
         )
 
 
-def _table(sizes: _Denoiser, wishes: Wishes, width: int) -> int:
-    """Return the modulation table of a schedule; groups are full."""
-    rows = -(-wishes.steps // _ROWS) * _ROWS
-    if sizes.is_21:
-        return rows * 5 * sizes.dim * width
-    return rows * sizes.layers * (sizes.levels + 1) * 6 * sizes.dim * width
+def _table(sizes: _Denoiser, steps: int, width: int) -> int:
+    """Return the modulation table of a schedule, whose rows are made in groups."""
+    rows = -(-steps // _ROWS) * _ROWS
+    a_row = 5 if sizes.is_21 else sizes.layers * (sizes.levels + 1) * 6
+    return rows * a_row * sizes.dim * width
 
 
-def _denoising(folder: Folder, sizes: _Denoiser, wishes: Wishes, batch: int, width: int) -> int:
-    target = wishes.frames * tokens_of(folder, wishes.size)
-    looked = sum(tokens_of(folder, size) for size in wishes.references)
+def _denoising_1(vae: AutoencoderConfig, sizes: _Denoiser, wishes: Wishes, batch: int, width: int) -> int:
+    rows, number = batch * (2 if wishes.guided else 1), sizes.dim * width
+    target = wishes.frames * tokens_of(vae, wishes.size)
+    img = target + sum(tokens_of(vae, size) for size in wishes.references)
     txt = wishes.prompt_tokens + _TEMPLATE
-    number = sizes.dim * width
-    table = _table(sizes, wishes, width)
-    if sizes.is_21:
-        prefix = txt + looked
-        kept = 2 * sizes.layers * prefix * number * (2 if wishes.guided else 1)
-        step = _STEP_IMG * batch * target + _STEP_PREFIX * batch * prefix
-        latents = 8 * batch * target * 64 * 4
-        return round(table + kept + latents + max(step, _PREFIX * prefix) * number)
-    rows = batch * (2 if wishes.guided else 1)
-    img = target + looked
-    streams = _JOINT_IMG if rows > 1 else _JOINT_IMG_ALONE
-    block = (streams * img + _JOINT_TXT * txt) * rows * number
     # Latents in fp32 and as the network reads them, rotary tables, features of the text.
-    around = 8 * rows * img * 64 * 4 + (img + txt) * 128 * 4 + 2 * rows * txt * sizes.text_dim * width
-    steering = wishes.controls and 5 * (batch + rows) * target * number
-    return round(table + block + around + steering)
+    around = _LATENTS * rows * img + (img + txt) * 128 * 4 + 2 * rows * txt * sizes.text_dim * width
+    residuals = _RESIDUALS * (batch + rows) * target * number if wishes.controls else 0
+    return around + residuals + joint_block(rows, img, txt, number)
 
 
-def _reading(folder: Folder, wishes: Wishes, width: int) -> int:
-    config = folder.config("text_encoder")
-    tower: VLMConfig | Qwen3VLConfig
-    if folder.is_21:
-        tower, eyes, side = Qwen3VLConfig.from_dict(config), _EYES_21[width], 32
-    else:
-        tower, eyes, side = VLMConfig.from_dict(config), _EYES_1[width], 28
-    patches = sum(4 * (size[0] // side) * (size[1] // side) for size in wishes.seen)
-    tokens = wishes.prompt_tokens + (_EDIT_TEMPLATE if patches else _TEMPLATE) + patches // 4
-    streams = _HIDDEN * tower.hidden_dim / tower.dim + _TOWER
-    read = streams * tokens * tower.dim * width
-    seen = eyes * patches * tower.vision.dim * width
-    return round(max(read, seen) + tokens * tower.dim * width)
+def _denoising_21(vae: AutoencoderConfig, sizes: _Denoiser, wishes: Wishes, batch: int, width: int) -> int:
+    number = sizes.dim * width
+    target = tokens_of(vae, wishes.size)
+    prefix = wishes.prompt_tokens + _TEMPLATE + sum(tokens_of(vae, size) for size in wishes.references)
+    kept = 2 * sizes.layers * prefix * number * (2 if wishes.guided else 1)
+    return (
+        _LATENTS * batch * target
+        + kept
+        + max(single_step(batch, target, prefix, number), single_prefix(prefix, number))
+    )
+
+
+def _reading(folder: Folder, wishes: Wishes, dtype: torch.dtype) -> int:
+    released = folder.config("text_encoder")
+    config: TowerConfig
+    config = Qwen3VLConfig.from_dict(released) if folder.is_21 else VLMConfig.from_dict(released)
+    side = config.vision.patch_size * config.vision.merge_size
+    seen = sum((size[0] // side) * (size[1] // side) for size in wishes.seen)
+    tokens = wishes.prompt_tokens + (_EDIT_TEMPLATE if seen else _TEMPLATE) + seen
+    patches = seen * config.vision.merge_size**2
+    features = tokens * config.dim * dtype.itemsize
+    return features + max(tower(config, tokens, dtype), eyes(config, patches, dtype))

@@ -47,7 +47,7 @@ def report_plan(
 ) -> PlanReport:
     """Return what there is to say about a plan; times are estimates at `speed`."""
     sizes = sizes_of(folder, wishes, dtype, plan.transformer.format)
-    quantised = quantised_format(plan)
+    quantised = plan.quantised
     parts = [_part(sizes, plan, part, quantised or _PRECISIONS.get(dtype, str(dtype))) for part in PARTS]
     if sizes["transformer"].modulation:
         kept = "in memory" if plan.modulation_kept else "read for each table of noise levels"
@@ -68,12 +68,6 @@ def report_plan(
         quantised=quantised,
         advice=tuple(_advice(sizes, plan, found, quantised)),
     )
-
-
-def quantised_format(plan: MemoryPlan) -> Format | None:
-    """Return the format that large weights are quantised to; None where all are as they are stored."""
-    found = {plan.transformer.format, plan.text_encoder.format}
-    return "int4" if "int4" in found else "int8" if "int8" in found else None
 
 
 def report_json(report: PlanReport) -> dict[str, Any]:

@@ -255,12 +255,15 @@ class Folder:
         return self._new_transformer()()
 
     def _new_transformer(self) -> Callable[[], MMDiT | SingleStream]:
+        config = self.transformer_config()
+        return lambda: MMDiT(config) if isinstance(config, MMDiTConfig) else SingleStream(config)
+
+    def transformer_config(self) -> MMDiTConfig | SingleStreamConfig:
+        """Return the sizes of the denoiser, with the switches of its release."""
         config = self.config("transformer") | self.given.switches(str(self.index.get("_class_name")))
         if self.is_21:
-            new = config_from_json(SingleStreamConfig, config)
-            return lambda: SingleStream(new)
-        old = config_from_json(MMDiTConfig, config, ignored=_STRAY)
-        return lambda: MMDiT(old)
+            return config_from_json(SingleStreamConfig, config)
+        return config_from_json(MMDiTConfig, config, ignored=_STRAY)
 
     def vae(self, device: torch.device, dtype: torch.dtype) -> VAE | VAE21:
         """Build the autoencoder; 5-D kernels are folded to the 2-D ones a picture needs."""

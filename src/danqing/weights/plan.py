@@ -52,6 +52,12 @@ class MemoryPlan:
     stages: tuple[Stage, ...] = ()
 
     @property
+    def quantised(self) -> Format | None:
+        """The format that large weights are quantised to; None where all are as the computation wants them."""
+        found = {self.transformer.format, self.text_encoder.format}
+        return "int4" if "int4" in found else "int8" if "int8" in found else None
+
+    @property
     def peak(self) -> int:
         """Predicted peak of the whole process; bytes."""
         return self.base + max((stage.total for stage in self.stages), default=0)
