@@ -107,6 +107,22 @@ def openai_address(address: str) -> Reply:
     return Reply(body={"created": 1, "data": [{"url": address}]})
 
 
+def openai_words(
+    text: str | None, likely: Mapping[str, float] | None = None, refusal: str | None = None
+) -> Reply:
+    """Return an answer in words; `likely` are log-probabilities of its first token and the others."""
+    choice: dict[str, Any] = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text, "refusal": refusal},
+        "finish_reason": "stop" if text else "length",
+    }
+    if likely is not None:
+        top = [{"token": token, "logprob": chance, "bytes": None} for token, chance in likely.items()]
+        choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top}], "refusal": None}
+    body = {"id": "1", "object": "chat.completion", "created": 1, "model": "stand-in-1", "choices": [choice]}
+    return Reply(body=body)
+
+
 def gemini_error(status: int, name: str, message: str = "no", delay: str | None = None) -> Reply:
     details = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}] if delay else []
     return Reply(status, {"error": {"code": status, "message": message, "status": name, "details": details}})
@@ -125,9 +141,7 @@ def _success(asked: Asked, prompt: str, address: str) -> Reply:
     colour = next((word for word in prompt.split() if word in ("red", "blue", "green")), "grey")
     content = encoded(page(colour))
     if asked.path.endswith("/chat/completions"):
-        message = {"role": "assistant", "content": "A plain page.", "refusal": None}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return Reply(body={"id": "1", "object": "chat.completion", "created": 1, "choices": [choice]})
+        return openai_words("A plain page.")
     if asked.path.endswith(":generateContent"):
         words = "image" not in asked.path
         part = {"text": "A plain page."} if words else _inline(content)
@@ -169,7 +183,7 @@ def _prompt(asked: Asked) -> str:
     if "contents" in body:
         return next(part["text"] for part in body["contents"][0]["parts"] if "text" in part)
     if "messages" in body:
-        return next(part["text"] for part in body["messages"][0]["content"] if part["type"] == "text")
+        return next(part["text"] for part in body["messages"][-1]["content"] if part["type"] == "text")
     return body["prompt"]
 
 

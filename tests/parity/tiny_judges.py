@@ -10,30 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tests.parity.peer_parts import randomize
 
-WORDS = [
-    *[
-        "a",
-        "photo",
-        "of",
-        "red",
-        "blue",
-        "apple",
-        "dog",
-        "cat",
-        "table",
-        "yes",
-        "no",
-        "is",
-        "there",
-        "the",
-        "left",
-        "right",
-        "?",
-        ".",
-        "depicts",
-        "two",
-    ]
-]
+TEXT = "a photo of red blue apple dog cat table yes no is there the left right ? . depicts two"
 CHAT = (
     "{% for m in messages %}USER: {% for c in m.content %}{% if c.type == 'image' %}<image>\n"
     "{% else %}{{ c.text }}{% endif %}{% endfor %}{% endfor %}"
@@ -51,7 +28,7 @@ def picture(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:
 
 
 def bert_tokenizer(extra: tuple[str, ...] = ()) -> tf.BertTokenizer:
-    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *extra]
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *TEXT.split(), *extra]
     return tf.BertTokenizer(vocab={word: index for index, word in enumerate(vocab)})
 
 
@@ -255,7 +232,7 @@ def _chat_tokenizer() -> tf.PreTrainedTokenizerFast:
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
-    corpus = ["yes no Yes No", " yes no Yes No", " ".join(WORDS), "Does this figure show 'a red apple'?"]
+    corpus = ["yes no Yes No", " yes no Yes No", TEXT, "Does this figure show 'a red apple'?"]
     trainer = trainers.BpeTrainer(
         vocab_size=400,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
