@@ -9,7 +9,7 @@ from tests.guards.files import SOURCE, modules, short, texts, tracked
 
 MAX_FILE = 500
 MAX_FUNCTION = 60
-MAX_SOURCE = 32_000
+MAX_SOURCE = 50_000
 EMPTY_NAMES = {"utils", "util", "common", "core", "misc", "helpers", "base"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
