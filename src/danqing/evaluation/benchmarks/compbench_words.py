@@ -215,6 +215,7 @@ _VERBS: Final = _set(
     burst sped wove clung dug serve decorate illuminate attract measure used rest rests
     """
 )
+_ALSO_NOUNS: Final = _set("stand stands rest rests display displays cook cut cast lead leads features")
 _ADJECTIVES: Final = _set(
     """
     soft white black smooth rough green brown blue fluffy red warm sleek wooden yellow hard sharp shiny
@@ -260,13 +261,14 @@ def _tag(word: str, before: str, after: str, later: str) -> str:
     noun = (before == "DET" and not after[0].isalnum()) or (before == "ADJ" and after == "of")
     if word in _CLOSED and not noun:
         return "ADP"
-    is_verb = word in _VERBS and before not in ("DET", "ADJ") and after[0].isalnum()
+    is_verb = word in _VERBS and before not in ("DET", "ADJ")
+    is_verb = is_verb and (after[0].isalnum() or word not in _ALSO_NOUNS)
     if is_verb or (before == "NOUN" and after in _DETERMINERS):
         return "VERB"  # two noun phrases have something between them
     if word.endswith(("ed", "ing")) and len(word) > 4:
         return "VERB" if before in ("NOUN", "ADP") and word not in _ADJECTIVES else "NOUN" if ends else "ADJ"
     joined = after in (",", "and") and (_is_adjective(later) or later.endswith(("ed", "ing")))
-    if _is_adjective(word) and (not ends or joined):
+    if _is_adjective(word) and (not ends or joined or before == "VERB"):
         return "ADJ"
     return "NOUN"
 

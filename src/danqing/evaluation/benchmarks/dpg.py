@@ -130,7 +130,8 @@ def read_questions(path: Path, row: str, *, skip_first: bool = False) -> list[It
         if missing := set(_COLUMNS) - set(table.fieldnames or ()):
             raise DataError(f"{path}: expected the columns of DSG-1k, found no {', '.join(sorted(missing))}")
         records = list(table)
-    items, seen = [], set()
+    items: list[Item] = []
+    seen = set[str]()
     for name, group in groupby(records, key=lambda record: record["item_id"]):
         if name in seen:
             raise DataError(f"{path}: expected the questions of {name} in one place, found them in two")
@@ -166,6 +167,11 @@ def read_dpg(folder: Path) -> list[Item]:
         )
         for file in files
     ]
+
+
+def read_dsg(folder: Path) -> list[Item]:
+    """Return the prompts of DSG-1k with their questions."""
+    return read_questions(DSG.path(folder, _DSG_FILE), "dsg")
 
 
 def _question(record: Mapping[str, str]) -> dict[str, Any]:
@@ -239,7 +245,7 @@ DPG: Final = Benchmark(
     variants=("official", "fixed"),
     judges={"vqa": "mPLUG large (damo/mplug_visual-question-answering_coco_large_en)"},
     read=read_dpg,
-    rows=lambda variant: _rows("dpg", "DPG-Bench", variant),
+    rows=partial(_rows, "dpg", "DPG-Bench"),
     judge=partial(_judge, "DPG-Bench"),
 )
 DSG: Final = Benchmark(
@@ -258,7 +264,7 @@ DSG: Final = Benchmark(
     protocol="Prompts of ten sources, about eight questions each.",
     variants=("fixed",),
     judges={"vqa": "mPLUG large, or PaLI (paper)"},
-    read=lambda folder: read_questions(DSG.path(folder, _DSG_FILE), "dsg"),
-    rows=lambda variant: _rows("dsg", "DSG-1k", variant),
+    read=read_dsg,
+    rows=partial(_rows, "dsg", "DSG-1k"),
     judge=partial(_judge, "DSG-1k"),
 )

@@ -9,6 +9,7 @@ the same with prompts that a language model wrote out (UniWorld-V1, arXiv 2506.0
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -122,7 +123,7 @@ def colour(picture: Image.Image, thing: Detection, name: str, looks: Looks) -> s
         (f"a photo of a {one} {name}", f"a photo of a {one}-colored {name}", f"a photo of a {one} object")
         for one in COLOURS
     ]
-    crop = seen.crop(thing.box)  # type: ignore[arg-type]  # rounded by crop, as in the reference
+    crop = seen.crop(thing.box)  # rounded there, as in the reference
     similarity = needed(looks.clip, "clip").class_similarity(crop, wordings)
     return COLOURS[int(np.argmax(similarity))]
 
@@ -150,6 +151,14 @@ def read_records(path: Path, row: str) -> list[Item]:
             details = {key: value for key, value in record.items() if key != "prompt"}
             items.append(Item(row=f"{row}-{tag}", prompt=prompt, details=details, tags={"tag": tag}))
     return items
+
+
+def _read_short(folder: Path) -> list[Item]:
+    return read_records(GENEVAL.path(folder, _FILE), "geneval")
+
+
+def _read_long(folder: Path) -> list[Item]:
+    return read_records(GENEVAL_LONG.path(folder, _LONG_FILE), "geneval-long")
 
 
 def _atom(name: str, right: bool, wanted: str, seen: str) -> Atom:
@@ -191,8 +200,8 @@ GENEVAL: Final = Benchmark(
     seeds=(0, 1, 2, 3),
     protocol="Four pictures a prompt; any size. Detector scores count from 0.3, for counting from 0.9.",
     judges=_JUDGES,
-    read=lambda folder: read_records(GENEVAL.path(folder, _FILE), "geneval"),
-    rows=lambda variant: _rows("geneval", variant),
+    read=_read_short,
+    rows=partial(_rows, "geneval"),
     judge=_judge,
 )
 GENEVAL_LONG: Final = Benchmark(
@@ -211,7 +220,7 @@ GENEVAL_LONG: Final = Benchmark(
     seeds=(0, 1, 2, 3),
     protocol="GenEval with rewritten prompts: never to be compared with scores of the short ones.",
     judges=_JUDGES,
-    read=lambda folder: read_records(GENEVAL_LONG.path(folder, _LONG_FILE), "geneval-long"),
-    rows=lambda variant: _rows("geneval-long", variant),
+    read=_read_long,
+    rows=partial(_rows, "geneval-long"),
     judge=_judge,
 )
