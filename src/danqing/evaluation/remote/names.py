@@ -12,23 +12,19 @@ What follows the first colon says which one, what follows a question mark how it
 
 import difflib
 import re
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import parse_qsl
+from typing import Final
 
 from danqing.errors import RequestError
 from danqing.evaluation.frozen import FrozenSystem
 from danqing.evaluation.frozen_layouts import layout_named
 from danqing.evaluation.items import System
+from danqing.evaluation.named import Known, Options, amount, count, one_of, parsed, size, values, yes
 from danqing.evaluation.published import PublishedSystem, withdrawn
 from danqing.evaluation.systems import ModelSystem, SourceOf
 from danqing.retry import Retry
 
-Options = dict[str, str]
-Known = dict[str, Callable[[str], Any]]
-"""What an option is read with, by its name."""
 KINDS: Final = (
     "openai",
     "gemini",
@@ -39,7 +35,6 @@ KINDS: Final = (
     "published",
     "danqing",
 )
-_YES: Final = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
 def system_named(
@@ -60,7 +55,7 @@ def system_named(
     what, _, query = rest.partition("?")
     if not what:
         raise RequestError(f"expected a name such as {kind}:..., found {text!r}")
-    options = _parsed(query, text)
+    options = parsed(query, text)
     name = options.pop("name", None)
     if kind in ("openai", "openai-compatible"):
         return _openai(kind, what, options, name, source_of, today or date.today())
@@ -69,16 +64,20 @@ def system_named(
     if kind == "diffusers":
         from danqing.evaluation.remote.diffusers_pipeline import DiffusersOptions, DiffusersSystem
 
-        given = {"device": device, "precision": precision, **_values(options, _LOCAL | _DIFFUSERS, text)}
+        given = {
+            "device": device,
+            "precision": precision,
+            **values(options, _LOCAL | _DIFFUSERS, text, always=_NAME),
+        }
         return DiffusersSystem(what, DiffusersOptions(**given), name=name, source_of=source_of)
     if kind == "frozen":
-        return FrozenSystem(Path(what), name=name, **_values(options, _FROZEN, text))
+        return FrozenSystem(Path(what), name=name, **values(options, _FROZEN, text, always=_NAME))
     if kind == "published":
-        _values(options, {}, text)
+        values(options, {}, text, always=_NAME)
         return PublishedSystem(what)
     import danqing
 
-    given = _values(options, _LOCAL, text)
+    given = values(options, _LOCAL, text, always=_NAME)
     model = danqing.load(what, device=device, precision=precision)
     return ModelSystem(model, name=name, source_of=source_of, **given)
 
@@ -89,7 +88,7 @@ def _openai(
     from danqing.evaluation.remote.openai_api import OpenAIOptions, OpenAISystem
 
     model, endpoint = _served(kind, what, today)
-    given = _values(options, _LIVE | _OPENAI, f"{kind}:{what}")
+    given = values(options, _LIVE | _OPENAI, f"{kind}:{what}", always=_NAME)
     retry = Retry(attempts=given.pop("attempts", Retry().attempts))
     return OpenAISystem(
         model, OpenAIOptions(**given), endpoint=endpoint, name=name, source_of=source_of, retry=retry
@@ -102,7 +101,7 @@ def _gemini(
     from danqing.evaluation.remote.gemini_api import GeminiOptions, GeminiSystem
 
     model, endpoint = _served(kind, what, today)
-    given = _values(options, _LIVE | _GEMINI, f"{kind}:{what}")
+    given = values(options, _LIVE | _GEMINI, f"{kind}:{what}", always=_NAME)
     retry = Retry(attempts=given.pop("attempts", Retry().attempts))
     return GeminiSystem(
         model, GeminiOptions(**given), endpoint=endpoint, name=name, source_of=source_of, retry=retry
@@ -137,61 +136,13 @@ def _split(text: str) -> tuple[str, str]:
     return "danqing", text
 
 
-def _parsed(query: str, text: str) -> Options:
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
-    except ValueError:
-        raise RequestError(f"{text}: expected options such as ?size=1024x1024&name=mine") from None
-    if len(dict(pairs)) != len(pairs):
-        raise RequestError(f"{text}: expected every option once, found one twice")
-    return dict(pairs)
-
-
-def _values(options: Options, known: Known, text: str) -> dict[str, Any]:
-    """Return options as what they mean; raises RequestError for one that is not known, or means nothing."""
-    found = {}
-    for key, value in options.items():
-        if key not in known:
-            names = ", ".join(sorted((*known, "name")))
-            raise RequestError(f"{text}: expected options of {names}, found {key!r}")
-        try:
-            found[key] = known[key](value)
-        except (ValueError, KeyError):
-            raise RequestError(f"{text}: {key}: expected another value, found {value!r}") from None
-    return found
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, height = text.split("x")
-    return _count(width), _count(height)
-
-
-def _count(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError(text)
-    return number
-
-
-def _amount(text: str) -> float:
-    if not 0 <= (number := float(text)) < float("inf"):
-        raise ValueError(text)
-    return number
-
-
-def _yes(text: str) -> bool:
-    return _YES[text.casefold()]
-
-
-def _one_of(*known: str) -> Callable[[str], str]:
-    return lambda text: known[known.index(text)]
-
-
+_NAME: Final = ("name",)
 _LIVE: Final[Known] = {
-    "concurrency": _count,
-    "attempts": _count,
-    "seconds": _amount,
-    "price": _amount,
-    "seeded": _yes,
+    "concurrency": count,
+    "attempts": count,
+    "seconds": amount,
+    "price": amount,
+    "seeded": yes,
     "size": str,
 }
 _OPENAI: Final[Known] = {
@@ -199,16 +150,16 @@ _OPENAI: Final[Known] = {
     "style": str,
     "background": str,
     "moderation": str,
-    "response_format": _one_of("b64_json", "url"),
-    "fetch": _yes,
-    "shape": _one_of("gpt-image", "dall-e", "images", "chat"),
+    "response_format": one_of("b64_json", "url"),
+    "fetch": yes,
+    "shape": one_of("gpt-image", "dall-e", "images", "chat"),
 }
 _GEMINI: Final[Known] = {"aspect": str}
-_LOCAL: Final[Known] = {"size": _size, "steps": _count, "guidance": _amount}
+_LOCAL: Final[Known] = {"size": size, "steps": count, "guidance": amount}
 _DIFFUSERS: Final[Known] = {"negative": str, "device": str, "precision": str}
 _FROZEN: Final[Known] = {
     "layout": layout_named,
-    "grid": _size,
+    "grid": size,
     "model": str,
     "prompts": Path,
     "first_seed": int,
