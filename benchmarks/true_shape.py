@@ -33,8 +33,8 @@ from random_checkpoint import Random, check_space, like, plain, quantised, total
 
 PROMPT = "a red apple on a blue table"
 RELEASES = ("qwen-image", "2.1")
-WHOLE = "all"
-"""The budget that is none."""
+FREE = "free"
+"""The budget that is the command line's own: what is free."""
 NEAR, NEAR_BYTES = 0.10, 300 * 10**6
 HEAD = ("release", "budget", "plan", "measured", "off by", "CPU", "wall", "picture")
 
@@ -75,7 +75,7 @@ def parse() -> argparse.Namespace:
         "--memory",
         action="append",
         metavar="BUDGET",
-        help=f"as danqing takes it, or {WHOLE} for no budget; repeatable (default: 16GB and 8GB)",
+        help=f"as danqing takes it, or {FREE} for its default; repeatable (default: 16GB and 8GB)",
     )
     made.add_argument("--size", default="512x512", help="default: %(default)s")
     made.add_argument("--steps", type=int, default=2, help="default: %(default)s")
@@ -234,8 +234,8 @@ def draw(options: argparse.Namespace, folder: Path, budget: str, out: Path) -> d
     command = [sys.executable, "-m", "danqing", "generate", PROMPT, "--model", str(folder)]
     command += ["--size", options.size, "--steps", str(options.steps), "--guidance", "4", "--seed", "7"]
     command += ["--device", "cpu", "--precision", "bf16", "--threads", str(options.threads)]
-    command += [] if budget == WHOLE else ["--memory", budget]
-    planned = None if budget == WHOLE else predicted([*command, "--dry-run", "--json"], options.threads)
+    command += [] if budget == FREE else ["--memory", budget]
+    plan = planned([*command, "--dry-run", "--json"], options.threads)
     began = time.perf_counter()
     process = subprocess.Popen(
         [*command, "-o", str(out)], env=environment(options.threads), stdout=subprocess.DEVNULL
@@ -251,40 +251,36 @@ def draw(options: argparse.Namespace, folder: Path, budget: str, out: Path) -> d
     if process.returncode:
         raise SystemExit(f"expected a picture, found exit code {process.returncode}: {' '.join(command)}")
     return {
-        "planned_bytes": planned,
-        "budget_bytes": None if budget == WHOLE else in_bytes(budget),
+        "planned_bytes": plan["peak"],
+        "budget_bytes": plan["budget"],
         "peak_bytes": peak.bytes,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "seconds": time.perf_counter() - began,
     }
 
 
-def predicted(command: list[str], threads: int) -> int:
-    """Return the peak that the plan of a command names."""
-    done = subprocess.run(command, env=environment(threads), stdout=subprocess.PIPE, text=True, check=True)
-    return int(json.loads(done.stdout.splitlines()[-1])["peak"])
-
-
-def in_bytes(budget: str) -> int:
-    """Return a budget in bytes, by the command line's own reading."""
-    from danqing.pipelines.memory import parse_bytes
-
-    return parse_bytes(budget)
+def planned(command: list[str], threads: int) -> dict[str, Any]:
+    """Return the plan that a command would follow."""
+    done = subprocess.run(command, env=environment(threads), stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"expected a plan, found exit code {done.returncode}: {' '.join(command)}")
+    plan: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return plan
 
 
 def failures(release: str, runs: dict[str, dict[str, Any]]) -> list[str]:
     """Return what the runs of a release did not keep."""
     found = []
     for budget, run in runs.items():
-        name, peak, planned = f"{release} {budget}", run["peak_bytes"], run["planned_bytes"]
+        name, peak, plan = f"{release} {budget}", run["peak_bytes"], run["planned_bytes"]
         if run["deviation"] == 0:
             found.append(f"{name}: the picture is of one colour")
         if not run["same"]:
             found.append(f"{name}: the picture is another than with {next(iter(runs))}")
-        if run["budget_bytes"] is not None and peak > run["budget_bytes"]:
+        if peak > run["budget_bytes"]:
             found.append(f"{name}: the peak of {peak / 1e9:.2f} GB is over the budget")
-        if planned is not None and abs(peak - planned) > max(NEAR * peak, NEAR_BYTES):
-            found.append(f"{name}: the plan said {planned / 1e9:.2f} GB, measured {peak / 1e9:.2f} GB")
+        if abs(peak - plan) > max(NEAR * peak, NEAR_BYTES):
+            found.append(f"{name}: the plan said {plan / 1e9:.2f} GB, measured {peak / 1e9:.2f} GB")
     return found
 
 
@@ -293,12 +289,10 @@ def rows(result: dict[str, Any]) -> list[list[str]]:
     title = f"{result['release']}, {result['bytes'] / 1e9:.1f} GB"
     found = []
     for budget, run in result["runs"].items():
-        peak, planned = run["peak_bytes"], run["planned_bytes"]
-        plan = ["", f"{peak / 1e9:.2f} GB", ""]
-        if planned is not None:
-            plan = [f"{planned / 1e9:.2f} GB", plan[1], f"{(planned - peak) / peak:+.1%}"]
+        peak, plan = run["peak_bytes"], run["planned_bytes"]
+        sizes = [f"{plan / 1e9:.2f} GB", f"{peak / 1e9:.2f} GB", f"{(plan - peak) / peak:+.1%}"]
         times = [f"{run['cpu_seconds']:.0f} s", f"{run['seconds']:.0f} s"]
-        found.append([title, budget, *plan, *times, "equal" if run["same"] else "another"])
+        found.append([title, budget, *sizes, *times, "equal" if run["same"] else "another"])
     return found
 
 

@@ -94,15 +94,17 @@ def test_the_table_of_the_family_has_every_stage(tmp_path):
     assert report["rows"]["qwen-image"]["seconds"].keys() == {"modulation", "step", "decode"}
 
 
-@pytest.mark.parametrize("release", ["2.1"])
-def test_a_checkpoint_of_true_layout_is_written_drawn_and_removed(release, tmp_path):
+@pytest.mark.parametrize(("release", "budgets"), [("qwen-image", ["free", "2GB"]), ("2.1", ["2GB"])])
+def test_a_checkpoint_of_true_layout_is_written_drawn_and_removed(release, budgets, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    arguments = ["--tiny", "--release", release, "--memory", "all", "--size", "256x256", "--threads", "1"]
+    arguments = ["--tiny", "--release", release, "--size", "256x256", "--threads", "1"]
+    for budget in budgets:
+        arguments += ["--memory", budget]
     report, printed = report_of("true_shape", tmp_path, *arguments, "--folder", str(disk))
     (result,) = report["releases"]
     assert result["failures"] == []
-    assert result["runs"]["all"]["peak_bytes"] > result["bytes"] / 2
+    assert result["runs"]["2GB"]["peak_bytes"] > result["bytes"] / 2
     assert f"| {release}, " in printed
     assert list(disk.iterdir()) == []
 
