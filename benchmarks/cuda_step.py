@@ -139,7 +139,7 @@ def largest_side(options: argparse.Namespace, case: Case) -> int | None:
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
     context = total - free - torch.cuda.memory_reserved()  # others who use the device count as ours
-    torch.cuda.set_per_process_memory_fraction((options.budget * 1e9 - context) / total)
+    torch.cuda.set_per_process_memory_fraction(min((options.budget * 1e9 - context) / total, 1.0))
     found = None
     for side in SIDES:
         try:
