@@ -240,8 +240,9 @@ DPG: Final = Benchmark(
         ),
     ),
     seeds=DPG_SEEDS,
-    protocol="Four pictures a prompt. Officially the first question of the file is not asked, and category "
-    "scores are of the last picture alone, without dependencies, so all of them may exceed the whole.",
+    protocol="Four pictures a prompt. Officially the first question of the file is not asked, with which its "
+    "prompt drops out, and category scores are of the last picture alone, without dependencies, so that all "
+    "of them may exceed the whole.",
     variants=("official", "fixed"),
     judges={"vqa": "mPLUG large (damo/mplug_visual-question-answering_coco_large_en)"},
     read=read_dpg,
