@@ -1,6 +1,6 @@
 """Draw once by a memory plan in a process of its own; print what was predicted and what was held.
 
-    python -m tests.drawn_memory FOLDER WIDTHxHEIGHT STEPS fp32|bf16 BUDGET
+python -m tests.drawn_memory FOLDER WIDTHxHEIGHT STEPS fp32|bf16 BUDGET
 """
 
 import json
@@ -53,9 +53,8 @@ def main(folder: str, size: str, steps: str, precision: str, budget: str, guidan
         "measured": max(stage_peaks),
         "stages": {stage.name: plan.base + stage.total for stage in plan.stages},
         "after_each": stage_peaks,
-        "plan": [
-            (part.kept, part.blocks) for part in (plan.transformer, plan.text_encoder, plan.vae)
-        ] + [plan.modulation_kept, plan.vae_tile],
+        "plan": [(part.kept, part.blocks) for part in (plan.transformer, plan.text_encoder, plan.vae)]
+        + [plan.modulation_kept, plan.vae_tile],
         "base": plan.base,
         "cpu": time.process_time() - began,
     }

@@ -11,22 +11,23 @@ from math import prod
 
 import torch
 
+from danqing.models.mmdit import MMDiTConfig
 from danqing.models.qwen3_vl_config import Qwen3VLConfig
+from danqing.models.single_stream import SingleStreamConfig
 from danqing.models.vae import VAEConfig
 from danqing.models.vae21 import VAE21Config
 from danqing.models.vlm_config import VLMConfig
-from danqing.pipelines.part_sizes import PartSizes
 from danqing.pipelines.wishes import Wishes
 from danqing.weights.layouts import Folder
 
-# 1.x: attention holds the stream, its normalised form, queries, keys, values, what was read, and copies of
-# its parts; a batch of one needs no copies.
-_JOINT_IMG, _JOINT_TXT = 9.2, 10.9
-_JOINT_IMG_ALONE = 8.2
-# 2.1, a step: attention joins the prefix's keys and values with its own.
-_STEP_IMG, _STEP_PREFIX = 13.1, 1.1
-# 2.1, the prefix: keys and values that are kept come on top of what reading it takes.
-_PREFIX = 9.0
+# 1.x: a feed-forward layer holds the stream, its normalised form, hidden units (four) and results; attention
+# the stream, queries, keys, values, what was read and copies of its parts.
+_JOINT_FORWARD, _JOINT_TEXT, _JOINT_ATTENTION = 8.05, 1.0, 7.0
+# 2.1, a step: hidden units are three, twice; attention joins the prefix's keys and values with its own.
+_STEP_FORWARD, _STEP_ATTENTION, _STEP_PREFIX = 9.05, 7.0, 2.0
+# 2.1, the prefix: keys and values that are kept come on top of what reading it takes; a byte tells for each
+# two tokens of text whether one sees the other.
+_PREFIX, _SEEN = 8.5, 1
 # Conditioners: hidden units (the gated ones, the other ones, their product) and streams; eyes a patch, which
 # in bf16 hold fp32 copies too.
 _HIDDEN, _TOWER = 3.0, 4.5
@@ -44,6 +45,7 @@ _TEMPLATE = 80  # tokens around a prompt
 _EDIT_TEMPLATE = 120
 
 
+DenoiserConfig = MMDiTConfig | SingleStreamConfig
 AutoencoderConfig = VAEConfig | VAE21Config
 TowerConfig = VLMConfig | Qwen3VLConfig
 
@@ -61,19 +63,20 @@ class Footprint:
     denoising: int
 
 
-def footprint(
-    folder: Folder, denoiser: PartSizes, wishes: Wishes, *, batch: int, dtype: torch.dtype
-) -> Footprint:
+def footprint(folder: Folder, wishes: Wishes, *, batch: int, dtype: torch.dtype) -> Footprint:
     """Return what drawing works with, `batch` pictures at a time; decoding apart, see `decoding`."""
-    sizes, vae = _Denoiser.of(folder, denoiser), folder.vae_config()
+    config, vae = folder.transformer_config(), folder.vae_config()
     pictures = [*wishes.references, *([wishes.size] if wishes.starts or wishes.controls else [])]
-    table = _table(sizes, wishes.steps, dtype.itemsize)
-    streams = _denoising_21 if sizes.is_21 else _denoising_1
+    kept = table(config, wishes.steps, dtype)
+    if isinstance(config, SingleStreamConfig):
+        denoising = _denoising_21(config, vae, wishes, batch, dtype)
+    else:
+        denoising = _denoising_1(config, vae, wishes, batch, dtype)
     return Footprint(
         reading=_reading(folder, wishes, dtype),
         looking=max((encoding(vae, size, dtype) for size in pictures), default=0),
-        tabulating=2 * table,  # groups of rows, and all of them put together
-        denoising=table + streams(vae, sizes, wishes, batch, dtype.itemsize),
+        tabulating=2 * kept,
+        denoising=kept + denoising,
     )
 
 
@@ -85,17 +88,19 @@ def tokens_of(config: AutoencoderConfig, size: tuple[int, int]) -> int:
 
 def joint_block(rows: int, img: int, txt: int, number: int) -> int:
     """Return what a forward of 1.x holds; `number` is the bytes of a token in a stream."""
-    return round(((_JOINT_IMG if rows > 1 else _JOINT_IMG_ALONE) * img + _JOINT_TXT * txt) * rows * number)
+    forward = _JOINT_FORWARD * img + _JOINT_TEXT * txt
+    return round(max(forward, _JOINT_ATTENTION * (img + txt)) * rows * number)
 
 
 def single_step(batch: int, target: int, prefix: int, number: int) -> int:
     """Return what a forward of 2.1 over the target holds beside the prefix."""
-    return round((_STEP_IMG * target + _STEP_PREFIX * prefix) * batch * number)
+    attention = _STEP_ATTENTION * target + _STEP_PREFIX * prefix
+    return round(max(_STEP_FORWARD * target, attention) * batch * number)
 
 
-def single_prefix(prefix: int, number: int) -> int:
+def single_prefix(txt: int, looked: int, number: int) -> int:
     """Return what reading a prefix of 2.1 holds beside the keys and values that are kept."""
-    return round(_PREFIX * prefix * number)
+    return round(_PREFIX * (txt + looked) * number + _SEEN * txt * (txt + looked))
 
 
 def tower(config: TowerConfig, tokens: int, dtype: torch.dtype) -> int:
@@ -158,58 +163,38 @@ def _spans(length: int, tile: int, halo: int) -> Iterator[tuple[int, int]]:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Denoiser:
-    dim: int
-    layers: int
-    text_dim: int
-    levels: int
-    is_21: bool
-
-    @classmethod
-    def of(cls, folder: Folder, sizes: PartSizes) -> "_Denoiser":
-        switches: dict[str, object] = {}
-        if not folder.is_21:
-            given = folder.given.switches(str(folder.index.get("_class_name")))
-            switches = folder.config("transformer") | given
-        projected = "txt_in.in_layer.weight" if folder.is_21 else "txt_in.weight"
-        return cls(
-            dim=sizes.shapes["img_in.weight"][0],
-            layers=len(sizes.blocks),
-            text_dim=sizes.shapes[projected][1],
-            levels=2 if switches.get("zero_cond_t") else 1,
-            is_21=folder.is_21,
-        )
-
-
-def _table(sizes: _Denoiser, steps: int, width: int) -> int:
-    """Return the modulation table of a schedule, whose rows are made in groups."""
+def table(config: DenoiserConfig, steps: int, dtype: torch.dtype) -> int:
+    """Return the modulation table of a schedule, whose rows are made in groups; making it holds two."""
     rows = -(-steps // _ROWS) * _ROWS
-    a_row = 5 if sizes.is_21 else sizes.layers * (sizes.levels + 1) * 6
-    return rows * a_row * sizes.dim * width
+    if isinstance(config, SingleStreamConfig):
+        return rows * 5 * config.dim * dtype.itemsize
+    levels = 3 if config.zero_cond_t else 2  # picture, references, text
+    return rows * config.num_layers * levels * 6 * config.dim * dtype.itemsize
 
 
-def _denoising_1(vae: AutoencoderConfig, sizes: _Denoiser, wishes: Wishes, batch: int, width: int) -> int:
-    rows, number = batch * (2 if wishes.guided else 1), sizes.dim * width
+def _denoising_1(
+    config: MMDiTConfig, vae: AutoencoderConfig, wishes: Wishes, batch: int, dtype: torch.dtype
+) -> int:
+    rows, number = batch * (2 if wishes.guided else 1), config.dim * dtype.itemsize
     target = wishes.frames * tokens_of(vae, wishes.size)
     img = target + sum(tokens_of(vae, size) for size in wishes.references)
     txt = wishes.prompt_tokens + _TEMPLATE
-    # Latents in fp32 and as the network reads them, rotary tables, features of the text.
-    around = _LATENTS * rows * img + (img + txt) * 128 * 4 + 2 * rows * txt * sizes.text_dim * width
+    # Latents, rotary tables, features of the text and their projection.
+    features = 2 * rows * txt * config.joint_attention_dim * dtype.itemsize
+    around = _LATENTS * rows * img + (img + txt) * 4 * config.attention_head_dim + features
     residuals = _RESIDUALS * (batch + rows) * target * number if wishes.controls else 0
     return around + residuals + joint_block(rows, img, txt, number)
 
 
-def _denoising_21(vae: AutoencoderConfig, sizes: _Denoiser, wishes: Wishes, batch: int, width: int) -> int:
-    number = sizes.dim * width
-    target = tokens_of(vae, wishes.size)
-    prefix = wishes.prompt_tokens + _TEMPLATE + sum(tokens_of(vae, size) for size in wishes.references)
-    kept = 2 * sizes.layers * prefix * number * (2 if wishes.guided else 1)
-    return (
-        _LATENTS * batch * target
-        + kept
-        + max(single_step(batch, target, prefix, number), single_prefix(prefix, number))
-    )
+def _denoising_21(
+    config: SingleStreamConfig, vae: AutoencoderConfig, wishes: Wishes, batch: int, dtype: torch.dtype
+) -> int:
+    number, target = config.dim * dtype.itemsize, tokens_of(vae, wishes.size)
+    txt = wishes.prompt_tokens + _TEMPLATE
+    looked = sum(tokens_of(vae, size) for size in wishes.references)
+    kept = 2 * config.num_layers * (txt + looked) * number * (2 if wishes.guided else 1)
+    working = max(single_step(batch, target, txt + looked, number), single_prefix(txt, looked, number))
+    return _LATENTS * batch * target + kept + working
 
 
 def _reading(folder: Folder, wishes: Wishes, dtype: torch.dtype) -> int:

@@ -78,8 +78,8 @@ def anonymous_bytes() -> int:
 def usual_precision(folder: Folder, device: torch.device) -> torch.dtype:
     """Return the precision of a checkpoint where nobody asks for one; it depends on no free memory.
 
-    On a GPU what the device computes fast. On a CPU fp32, but bf16 for denoisers of a billion numbers and more
-    that are not stored in fp32, where the CPU multiplies bf16 in hardware.
+    On a GPU what the device computes fast. On a CPU fp32; for denoisers of a billion numbers and more that
+    are not stored in fp32 it is bf16, where the CPU multiplies that in hardware.
     """
     if device.type != "cpu":
         return resolve_precision("auto", device)
@@ -163,14 +163,14 @@ class _Choice:
         extra: int,
     ) -> "_Choice":
         sizes = sizes_of(folder, wishes, dtype, format)
-        on_cpu = device.type == "cpu"
+        on_cpu, vae = device.type == "cpu", folder.vae_config()
         batch = 1 if on_cpu else min(wishes.count, _ON_DEVICE)
         return cls(
             wishes=wishes,
             sizes=sizes,
-            works=footprint(folder, sizes["transformer"], wishes, batch=batch, dtype=dtype),
+            works=footprint(folder, wishes, batch=batch, dtype=dtype),
             operations=work(folder, sizes, wishes, _TILES),
-            decoded={tile: decoding(folder, wishes.size, tile, dtype) for tile in _TILES},
+            decoded={tile: decoding(vae, wishes.size, tile, dtype) for tile in _TILES},
             format=format,
             budget=budget,
             base=base,
