@@ -19,12 +19,12 @@ from safetensors import SafetensorError
 
 from danqing.device import resolve_device, resolve_precision
 from danqing.errors import CheckpointError, ConfigError, RequestError
+from danqing.scoring.digest import module_digest
 from danqing.scoring.pinned import PINNED
 
 EXTRA: Final = "pip install 'danqing[judges]'"
 _ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
-_SAMPLED: Final = 16  # values of each tensor that tell one set of weights from another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +68,10 @@ def source_of(place: str | Path, role: str, *, device: str = "auto", precision: 
     for `role`. Raises RequestError for an id without a commit, since a branch moves and scores would with it,
     and CheckpointError for a folder that is not there.
     """
-    text = str(place) or role
-    if Path(text).is_dir():
+    text = str(place)
+    if text and Path(text).is_dir():
         return Source(place=text, device=device, precision=precision)
-    known = {one.id: one for one in PINNED.values()} | PINNED
+    known = {one.id: one for one in PINNED.values()} | PINNED | {"": PINNED[role]}
     if text in known:
         found = known[text]
         return Source(place=found.id, revision=found.revision, device=device, precision=precision)
@@ -127,7 +127,7 @@ def open_model(source: Source, kind: str, families: Sequence[str] = ()) -> Pretr
     model = model.eval().requires_grad_(False).to(device)
     folder = source.revision is None
     parts = [] if folder else [str(source.revision)[:12]]
-    parts += [_digest(model), str(dtype).removeprefix("torch."), f"transformers-{made.__version__}"]
+    parts += [module_digest(model), str(dtype).removeprefix("torch."), f"transformers-{made.__version__}"]
     return Pretrained(
         source=source,
         model=model,
@@ -193,14 +193,6 @@ class LastPicture:
         if key != self._key:
             self._value, self._key = compute(picture), key
         return self._value
-
-
-def _digest(model: Any) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten()[:_SAMPLED].to("cpu", torch.float32).numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def _line(error: Exception) -> str:
