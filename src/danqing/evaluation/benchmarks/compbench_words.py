@@ -253,7 +253,7 @@ def _tagged(prompt: str) -> list[_Tagged]:
 
 
 def _tag(word: str, before: str, after: str, later: str) -> str:
-    ends = not after[0].isalnum() or after in _CLOSED or after in _DETERMINERS
+    ends = not after[0].isalnum() or (after in _CLOSED and after != "can") or after in _DETERMINERS
     if not word[0].isalnum():
         return "PUNCT"
     if word in _DETERMINERS:
