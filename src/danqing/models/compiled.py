@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from danqing.errors import RequestError, ResourceError
 from danqing.models.controlnet import ControlNet
@@ -34,8 +34,7 @@ def compile_blocks(
     in a batch. What reads the prompt of 2.1, once a picture, is not compiled.
 
     `device` is where they will run, by default where they are. Raises ResourceError where there is no
-    compiler for it, RequestError for layers of 8 or 4 bits, which have
-    kernels of their own.
+    compiler for it, RequestError for layers of 8 or 4 bits, which have kernels of their own.
     """
     check_compiler(device or model.img_in.weight.device)
     if any(isinstance(part, QuantisedLinear) for part in model.modules()):
@@ -50,12 +49,6 @@ def compile_blocks(
             block.forward = _joint(compiled)
         else:
             block.forward = _steps_alone(compiled, block.forward)
-
-
-def is_compiled(model: nn.Module) -> bool:
-    """Tell whether `compile_blocks` was called."""
-    blocks = model.get_submodule("transformer_blocks").children()
-    return any("forward" in vars(block) for block in blocks)
 
 
 def check_compiler(device: torch.device) -> None:
