@@ -10,6 +10,7 @@ from danqing.errors import RequestError
 from danqing.evaluation import asked
 from danqing.evaluation.evaluate import Evaluation, evaluate, plans
 from danqing.evaluation.store import Store
+from danqing.evaluation.world_exam import World, world_evaluation
 from tests.tiny import write_tiny
 
 
@@ -28,12 +29,16 @@ def few(monkeypatch):
     monkeypatch.setattr("danqing.evaluation.world.COUNTS", {"smoke": counts})
 
 
-def evaluation(folder, tasks, output, *rows, **options) -> Evaluation:
+def world(folder, tasks, *rows, **options) -> World:
     info = folder / "danqing.json"
     told = {**json.loads(info.read_text()), "tasks": tasks, "reference_area": 64**2, "vision_area": 56**2}
     info.write_text(json.dumps(told))
     model = danqing.load(folder, device="cpu", precision="fp32")
-    return Evaluation(model=model, folder=output, atlas=packaged_atlas(), rows=rows, **options)
+    return World(model=model, atlas=packaged_atlas(), rows=rows, **options)
+
+
+def evaluation(folder, tasks, output, *rows, baselines=True, **options) -> Evaluation:
+    return world_evaluation(world(folder, tasks, *rows, **options), output, baselines=baselines)
 
 
 def test_edits_and_descriptions_are_measured_and_nothing_is_made_twice(tiny, tmp_path):
@@ -61,11 +66,10 @@ def test_edits_and_descriptions_are_measured_and_nothing_is_made_twice(tiny, tmp
 
 
 def test_what_a_checkpoint_cannot_do_is_left_out_and_said(tiny, tmp_path):
-    wanted = evaluation(tiny, ["generate"], tmp_path, "edit")
     with pytest.raises(RequestError, match="tiny can generate; edit asks for more"):
-        wanted.asked  # noqa: B018
+        world(tiny, ["generate"], "edit").asked  # noqa: B018
     with pytest.raises(RequestError, match=r"expected beginnings of object, .*edit-outside.*found sorrow"):
-        evaluation(tiny, ["generate"], tmp_path, "sorrow").asked  # noqa: B018
+        world(tiny, ["generate"], "sorrow").asked  # noqa: B018
     some = evaluation(tiny, ["describe"], tmp_path, baselines=False)
     report = evaluate(some, command="danqing evaluate world")
     assert {row.name.split("-")[0] for row in report.rows} == {"describe", "questions"}

@@ -138,26 +138,26 @@ def world(
     use_threads(threads)
     import danqing
     from danqing.data.atlas import Atlas, packaged_atlas
-    from danqing.evaluation.evaluate import Evaluation, evaluate, plans
+    from danqing.evaluation.evaluate import STORE, evaluate, plans
     from danqing.evaluation.store import Store
+    from danqing.evaluation.world_exam import World, world_evaluation
 
     def loaded(name: str) -> danqing.Model:
         return danqing.load(name, device=device, precision=precision)
 
-    evaluation = Evaluation(
+    asked = World(
         model=loaded(model),
-        folder=output,
         atlas=packaged_atlas() if atlas is None else Atlas.load(atlas),
         profile=profile,
         rows=rows,
         concepts=concepts,
         steps=steps,
-        earlier=None if earlier is None else loaded(earlier),
-        baselines=not no_baselines,
     )
+    older = None if earlier is None else loaded(earlier)
+    evaluation = world_evaluation(asked, output, earlier=older, baselines=not no_baselines)
     if plan_only:
         output.mkdir(parents=True, exist_ok=True)
-        with Store.open(output / "store.sqlite") as store:
+        with Store.open(output / STORE) as store:
             for part in plans(evaluation, store):
                 click.echo(str(part))
         return

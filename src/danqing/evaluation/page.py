@@ -1,7 +1,6 @@
-"""One offline HTML page of an evaluation: table, bars, answers with failures first, methods."""
+"""One offline HTML page of an evaluation: results, answers, published scores, architectures, methods."""
 
 import base64
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,66 +8,30 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from jinja2 import Environment, StrictUndefined
-from PIL import Image
+from jinja2 import DictLoader, Environment, StrictUndefined
 
-from danqing.evaluation.items import Atom
-from danqing.evaluation.report import Report, RowReport
-from danqing.evaluation.results import Answer, Results, Row
+from danqing.evaluation.architectures import columns as architecture_columns
+from danqing.evaluation.page_galleries import PER_ROW, Answers, answers_of
+from danqing.evaluation.page_published import (
+    KINDS,
+    against,
+    gone_systems,
+    judged_claims,
+    marks,
+    numbered,
+    printed_scores,
+    shown_cards,
+    value_of,
+)
+from danqing.evaluation.report import Column, Report, Section
+from danqing.evaluation.results import Results
 from danqing.evaluation.statistics import Interval
+from danqing.evaluation.table import RowReport
 
-PER_ROW: Final = 24
-"""Pictures shown of each row."""
 LIMIT: Final = 8_000_000
 """Bytes of pictures in the page."""
-_SIDE: Final = 192  # pixels of a shown picture's longer side
-_MET_SHARE: Final = 4  # one picture in so many shows what went right, where anything did
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
-    """One answer of the page; pictures are data URIs."""
-
-    prompt: str
-    language: str
-    seed: int
-    source: str | None
-    """The picture that an edit or a question is about."""
-    picture: str | None
-    """What was drawn; None for a text, and when the system refused or failed."""
-    truth: str | None
-    """The picture of the first ceiling."""
-    said: str
-    """What was answered in words."""
-    wanted: str
-    """The words of the first ceiling."""
-    atoms: tuple[Atom, ...]
-    met: bool
-    state: str
-    reason: str
-    """Why there is no answer."""
-
-    @property
-    def weight(self) -> int:
-        """Bytes of its pictures."""
-        return sum(len(picture or "") for picture in (self.source, self.picture, self.truth))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gallery:
-    """The answers of one row."""
-
-    name: str
-    title: str
-    about: str
-    cards: tuple[Card, ...]
-    missed: int
-    total: int
-
-    @property
-    def edits(self) -> bool:
-        """Whether its answers are pictures made of pictures."""
-        return any(card.source and card.picture for card in self.cards)
+_TEMPLATE: Final = "page.html.jinja"
+_PARTS: Final = "page.parts.jinja"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +41,31 @@ class Bar:
     label: str
     role: str
     interval: Interval
+    rank: str
+    """Its place among the systems that are measured; empty where there is no other."""
     spoken: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One benchmark of the page."""
+
+    section: Section
+    rows: tuple[RowReport, ...]
+    """The last is the mean."""
+    columns: tuple[Column, ...]
+    """Those that take part."""
+    baselines: tuple[Column, ...]
+    ceilings: tuple[Column, ...]
+
+
 def write_page(
-    report: Report, results: Results, path: Path, *, per_row: int = PER_ROW, limit: int = LIMIT
+    report: Report,
+    results: Results | Sequence[Results],
+    path: Path,
+    *,
+    per_row: int = PER_ROW,
+    limit: int = LIMIT,
 ) -> None:
     """Write the page; it loads nothing, so it can be sent and kept as one file."""
     write_text(path, render_page(report, results, per_row=per_row, limit=limit))
@@ -96,138 +79,95 @@ def write_text(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def render_page(report: Report, results: Results, *, per_row: int = PER_ROW, limit: int = LIMIT) -> str:
-    """Return the page as text; at most `per_row` pictures a row and `limit` bytes of pictures are inside."""
+def render_page(
+    report: Report, results: Results | Sequence[Results], *, per_row: int = PER_ROW, limit: int = LIMIT
+) -> str:
+    """Return the page as text; at most `per_row` pictures a row and `limit` bytes of pictures are inside.
+
+    `results` are those that the report was made of, in the same order.
+    """
+    several = [results] if isinstance(results, Results) else list(results)
     folder = resources.files("danqing.evaluation")
+    files = {name: (folder / name).read_text(encoding="utf-8") for name in (_TEMPLATE, _PARTS)}
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False
+        loader=DictLoader(files),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
     )
-    environment.filters |= {"share": _share, "signed": _signed}
-    template = environment.from_string((folder / "page.html.jinja").read_text(encoding="utf-8"))
-    first, *others = report.columns
-    galleries = _galleries(report, results, per_row, limit)
-    return template.render(
+    environment.filters |= {"share": _share, "signed": _signed, "printed": value_of}
+    parts = [_part(report, section) for section in report.sections]
+    answers = answers_of(report, several, per_row=per_row, limit=limit)
+    found = shown_cards(report) if report.published else []
+    return environment.get_template(_TEMPLATE).render(
         report=report,
-        first=first,
-        others=others,
-        baselines=[column for column in others if column.role == "baseline"],
-        ceilings=[column for column in others if column.role == "ceiling"],
-        rows=[*report.rows, report.mean],
-        bars={row.name: _bars(report, row) for row in (*report.rows, report.mean)},
-        galleries=galleries,
-        anchors={gallery.name: f"pictures-{number}" for number, gallery in enumerate(galleries, 1)},
+        first=report.columns[0],
+        parts=parts,
+        bars={(row.benchmark, row.name): _bars(report, row) for part in parts for row in part.rows},
+        marks={(row.benchmark, row.name): marks(report, row) for part in parts for row in part.rows},
+        against=[(part, rows) for part in parts if (rows := against(report, part.section))],
+        answers=answers,
+        anchors=_anchors(answers),
+        printed=printed_scores(report),
+        gone=gone_systems(report),
+        kinds=KINDS,
+        cards=found,
+        card_columns=architecture_columns(),
+        card_sources=numbered(found),
+        claims=judged_claims(report),
         style=(folder / "page.css").read_text(encoding="utf-8"),
         csv=_data_uri("text/csv", report.to_csv().encode()),
         json=_data_uri("application/json", report.to_json().encode()),
     )
 
 
+def _part(report: Report, section: Section) -> Part:
+    rows = report.of(section)
+    columns = tuple(
+        column for column in report.columns if any(row.cells[column.label].expected for row in rows)
+    )
+    return Part(
+        section=section,
+        rows=rows,
+        columns=columns or report.columns[:1],
+        baselines=tuple(column for column in columns[1:] if column.role == "baseline"),
+        ceilings=tuple(column for column in columns[1:] if column.role == "ceiling"),
+    )
+
+
+def _anchors(answers: Sequence[Answers]) -> dict[tuple[str, str], str]:
+    """Return the id of each gallery, by names of its benchmark and row."""
+    pairs = [(one.section.name, gallery.name) for one in answers for gallery in one.galleries]
+    return {pair: f"pictures-{number}" for number, pair in enumerate(pairs, 1)}
+
+
 def _bars(report: Report, row: RowReport) -> list[Bar]:
-    marks = [
+    ends = [
         f"{column.role} {column.label} {_share(interval.mean)}"
         for column in report.columns
         if column.role == "ceiling" and (interval := row.cells[column.label].interval) is not None
     ]
-    marks += [f"floor {_share(row.floor.mean)}"] if row.floor else []
+    ends += [f"floor {_share(row.floor.mean)}"] if row.floor else []
     bars = []
     for column in report.columns:
         interval = row.cells[column.label].interval
         if column.role == "ceiling" or interval is None or row.unit:
             continue
         low, high = _share(interval.low), _share(interval.high)
-        spoken = "; ".join([f"{column.label} {_share(interval.mean)}, 95 % interval {low} to {high}", *marks])
-        bars.append(Bar(label=column.label, role=column.role, interval=interval, spoken=spoken))
+        spoken = "; ".join([f"{column.label} {_share(interval.mean)}, 95 % interval {low} to {high}", *ends])
+        rank = row.ranks.get(column.label)
+        bars.append(
+            Bar(
+                label=column.label,
+                role=column.role,
+                interval=interval,
+                rank="" if rank is None else str(rank),
+                spoken=spoken,
+            )
+        )
     return bars
-
-
-def _galleries(report: Report, results: Results, per_row: int, limit: int) -> list[Gallery]:
-    """Return the answers of every row of shares; each gets an equal part of the bytes that are left."""
-    galleries = []
-    rows = {row.name: row for row in results.rows}
-    shown = [told for told in report.rows if not told.unit]
-    for index, told in enumerate(shown):
-        room = limit // (len(shown) - index)
-        gallery, used = _gallery(told, results, rows[told.name], per_row, room)
-        limit -= used
-        if gallery.cards:
-            galleries.append(gallery)
-    return galleries
-
-
-def _gallery(told: RowReport, results: Results, row: Row, per_row: int, room: int) -> tuple[Gallery, int]:
-    first = results.entrants[0]
-    valued = _valued(results.of(first, row), row)
-    missed = [pair for pair in valued if pair[1] < 1]
-    met = [pair for pair in valued if pair[1] == 1]
-    kept = max(per_row - len(met), per_row - per_row // _MET_SHARE)
-    ceiling = next((entrant for entrant in results.entrants if entrant.role == "ceiling"), None)
-    there = [] if ceiling is None else [one for one in results.of(ceiling, row) if one.there]
-    truths = {(one.item.id, one.seed): one for one in there}
-    any_seed = {one.item.id: one for one in reversed(there)}
-    cards: list[Card] = []
-    used = 0
-    for answer, value in (missed[:kept] + met)[:per_row]:
-        name = answer.item.id
-        card = _card(answer, value, truths.get((name, answer.seed), any_seed.get(name)))
-        if used + card.weight > room:
-            break
-        cards.append(card)
-        used += card.weight
-    shown = Gallery(
-        name=told.name,
-        title=told.title,
-        about=told.about,
-        cards=tuple(cards),
-        missed=len(missed),
-        total=len(valued),
-    )
-    return shown, used
-
-
-def _valued(answers: Sequence[Answer], row: Row) -> list[tuple[Answer, float]]:
-    """Return answers and what they came to, worst first; a missing one is worse than any."""
-    asked = [one for one in answers if one.state in ("judged", "refused", "failed")]
-    if row.over_seeds is None:
-        values_of = [row.value(one) if one.state == "judged" else -1.0 for one in asked]
-        pairs = [(one, value) for one, value in zip(asked, values_of, strict=True) if value is not None]
-        return sorted(pairs, key=lambda pair: (pair[1], pair[0].seed, pair[0].item.id))
-    together: dict[str, list[Answer]] = {}
-    for one in asked:
-        together.setdefault(one.item.id, []).append(one)
-    values = {
-        name: row.over_seeds(judged) if (judged := [o for o in some if o.state == "judged"]) else -1.0
-        for name, some in together.items()
-    }
-    pairs = [(one, values[one.item.id]) for one in asked]
-    return sorted(pairs, key=lambda pair: (pair[1], pair[0].item.id, pair[0].seed))
-
-
-def _card(answer: Answer, value: float, truth: Answer | None) -> Card:
-    item = answer.item
-    made = answer.made if answer.there else None
-    right = None if truth is None else truth.made
-    return Card(
-        prompt=item.prompt or "Describe the picture.",
-        language=item.language if item.prompt else "en",
-        seed=answer.seed,
-        source=_thumbnail(answer.store.source(item.source)) if item.source else None,
-        picture=_thumbnail(made) if isinstance(made, Image.Image) else None,
-        truth=_thumbnail(right) if isinstance(right, Image.Image) else None,
-        said=made if isinstance(made, str) else "",
-        wanted=right if isinstance(right, str) else "",
-        atoms=answer.atoms,
-        met=value == 1,
-        state=answer.state,
-        reason="" if answer.there else answer.reason,
-    )
-
-
-def _thumbnail(picture: Image.Image) -> str:
-    small = picture.copy()
-    small.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    small.save(file, "WEBP", quality=82, method=4)
-    return _data_uri("image/webp", file.getvalue())
 
 
 def _data_uri(kind: str, content: bytes) -> str:

@@ -77,9 +77,13 @@ class Budget:
 
 def cost(system: System, items: Sequence[Item]) -> Cost:
     """Return what answers to `items` may cost, an item that is asked with two seeds given twice."""
-    settings = system.settings
+    return cost_with(system.settings, items, name=system.name)
+
+
+def cost_with(settings: Mapping[str, Any], items: Sequence[Item], *, name: str) -> Cost:
+    """Return the same of a system of which a store holds the settings."""
     if settings.get("vendor") not in _PAID:
-        return Cost(system=system.name, answers=len(items), amount=0.0, basis="runs on this machine")
+        return Cost(system=name, answers=len(items), amount=0.0, basis="runs on this machine")
     each, basis = _each(settings)
     describing = [item for item in items if item.ability == "describe"]
     if describing and settings.get("price") is None and each != 0:
@@ -87,12 +91,17 @@ def cost(system: System, items: Sequence[Item]) -> Cost:
     amount = None if each is None else each * len(items)
     if amount is not None and settings.get("price") is None and each:
         amount += sum(_input_cost(settings, item) for item in items)
-    return Cost(system=system.name, answers=len(items), amount=amount, basis=basis)
+    return Cost(system=name, answers=len(items), amount=amount, basis=basis)
 
 
 def billed(settings: Mapping[str, Any], made: Made) -> float | None:
     """Return what one answer cost by the tokens its vendor told; None where it told none."""
-    row, usage = _row(settings), notes_of(made).get("usage", {})
+    return billed_by(settings, notes_of(made))
+
+
+def billed_by(settings: Mapping[str, Any], notes: Mapping[str, Any]) -> float | None:
+    """Return the same by the notes of an answer, as a store keeps them."""
+    row, usage = _row(settings), notes.get("usage", {})
     details = usage.get("input_tokens_details") or {}
     if row is None or "output_tokens" not in usage:
         return None

@@ -1,63 +1,16 @@
-"""The table: every row, every system, with intervals, ceilings, floors and an honest comparison."""
+"""What was measured: tables of all benchmarks, who took part, who judged, what it cost, what is missing."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from danqing.evaluation.results import Entrant, Results, Role, Row
-from danqing.evaluation.statistics import (
-    Comparison,
-    Interval,
-    Observation,
-    compare_rows,
-    holm,
-    mean_over_rows,
-    missing_as_zero,
-    only_common,
-)
-
-MEAN: Final = "mean over rows"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One system in one row."""
-
-    interval: Interval | None
-    """Over the judged answers; None without any."""
-    zero: float | None
-    """The mean when everything without an answer counts as 0; None in a row with a unit."""
-    common: float | None
-    """The mean over the items that every system of the row answered."""
-    expected: int
-    """Answers that were wanted."""
-    judged: int
-    refused: int
-    failed: int
-
-    @property
-    def coverage(self) -> float:
-        """Share of the wanted answers that were judged."""
-        return self.judged / self.expected if self.expected else 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowReport:
-    """One row of the table."""
-
-    name: str
-    title: str
-    about: str
-    unit: str
-    """Of the values; "" for shares from 0 to 1."""
-    items: int
-    cells: Mapping[str, Cell]
-    """By label of the system."""
-    floor: Interval | None
-    """The least that the judge sees: of answers judged for other prompts, or of doing nothing."""
-    comparisons: Mapping[str, Comparison]
-    """The first system minus each baseline, by label; p values are adjusted over the rows (Holm)."""
+from danqing.errors import DataError
+from danqing.evaluation.prices import billed_by, cost_with, prices_as_of
+from danqing.evaluation.published import Published, PublishedSystem
+from danqing.evaluation.results import Answer, Entrant, Results, Role
+from danqing.evaluation.statistics import Interval
+from danqing.evaluation.table import RowReport, rows_of, shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +24,12 @@ class Column:
     settings: Mapping[str, Any]
     seconds: float | None
     """Mean seconds that an answer took."""
+    answers: int = 0
+    """How many there are."""
+    spent: float | None = 0.0
+    """US dollars for all answers, by tokens where the vendor told them; None when nobody can tell."""
+    made: tuple[str, str] | None = None
+    """Days of the first and the last answer, UTC."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,20 +43,52 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One benchmark of the report."""
+
+    name: str
+    title: str
+    about: Mapping[str, str]
+    """What a reader must know of it, a line a heading."""
+    judges: tuple[tuple[str, str], ...]
+    """Name and version of each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """One evaluation; `str` gives the table to readers, `to_json` everything to programs."""
+    """One evaluation; `str` gives the tables to readers, `to_json` everything to programs."""
 
     title: str
     columns: tuple[Column, ...]
     """The first is what the report is about."""
+    sections: tuple[Section, ...]
     rows: tuple[RowReport, ...]
-    mean: RowReport
-    """The unweighted mean over the rows that count."""
+    """Of all benchmarks."""
+    means: tuple[RowReport, ...]
+    """Of each benchmark, the unweighted mean over the rows that count."""
     judges: tuple[Judged, ...]
     """Those that judged anything."""
+    published: tuple[str, ...] = ()
+    """Systems of which published scores are shown."""
+    scores: tuple[Published, ...] = ()
+    """The published scores of these systems, whatever the benchmark."""
+    agreements: tuple[Mapping[str, Any], ...] = ()
+    """How often pairs of judges say the same."""
+    prices: str = ""
+    """Day on which the table of prices was last checked."""
     commands: tuple[str, ...]
     """What to type to measure this again."""
     notes: tuple[str, ...]
+
+    @property
+    def mean(self) -> RowReport:
+        """The mean of the first benchmark."""
+        return self.means[0]
+
+    def of(self, section: Section) -> tuple[RowReport, ...]:
+        """Return the rows of a benchmark and, last, their mean where there is any."""
+        rows = tuple(row for row in self.rows if row.benchmark == section.name)
+        return rows + tuple(row for row in self.means if row.benchmark == section.name)
 
     def to_json(self) -> str:
         """Return the report as JSON."""
@@ -105,173 +96,166 @@ class Report:
 
     def to_csv(self) -> str:
         """Return one line for each row and system."""
-        lines = ["row,system,version,role,items,judged,expected,mean,low,high,missing_as_zero,floor"]
-        for row in (*self.rows, self.mean):
-            for column in self.columns:
-                cell = row.cells[column.label]
-                numbers = [cell.interval and cell.interval.mean, cell.interval and cell.interval.low]
-                numbers += [cell.interval and cell.interval.high, cell.zero, row.floor and row.floor.mean]
-                first = [row.name, column.label, column.version, column.role]
-                counts = [str(row.items), str(cell.judged), str(cell.expected)]
-                values = ["" if number is None else f"{number:.4f}" for number in numbers]
-                lines.append(",".join(_quoted(field) for field in (*first, *counts, *values)))
+        lines = [_HEAD]
+        for section in self.sections:
+            for row in self.of(section):
+                lines += [_csv_line(section, row, column) for column in self.columns]
         return "\n".join(lines) + "\n"
 
     def __str__(self) -> str:
         return "\n".join(_lines(self))
 
 
+_HEAD: Final = (
+    "benchmark,row,system,version,role,items,judged,expected,refused,failed,timeout,invalid,missing,mean,low,"
+    "high,common,missing_as_zero,floor,place,place_low,place_high,unit"
+)
+
+
 def make_report(
-    results: Results, *, title: str, commands: Sequence[str] = (), notes: Sequence[str] = ()
+    results: Results | Sequence[Results],
+    *,
+    title: str,
+    commands: Sequence[str] = (),
+    notes: Sequence[str] = (),
+    published: Sequence[PublishedSystem] = (),
+    agreements: Sequence[Mapping[str, Any]] = (),
 ) -> Report:
-    """Return the report of what a store holds; rows without an item are left out."""
-    store, entrants = results.store, _shown(results)
-    seen = [row for row in results.rows if any(results.of(entrant, row) for entrant in entrants)]
-    observed = {
-        (entrant.label, row.name): results.observations(entrant, row) for entrant in entrants for row in seen
-    }
-    compared = _comparisons(seen, entrants, observed)
+    """Return the report of what a store holds of one benchmark or several; rows without an item are left out.
+
+    Raises DataError when two benchmarks mean different systems by one label.
+    """
+    several = [results] if isinstance(results, Results) else list(results)
+    store, columns = several[0].store, _columns(several)
+    tables = [rows_of(one, columns) for one in several]
+    judges = dict.fromkeys(judge for one in several for judge in one.judges)
+    made = tuple(_column(several, entrant) for entrant in columns.values())
     return Report(
         title=title,
-        columns=tuple(_column(results, entrant) for entrant in entrants),
-        rows=tuple(_row(results, row, observed, compared[row.name]) for row in seen),
-        mean=_mean(results, [row for row in seen if row.counts], observed),
+        columns=made,
+        sections=tuple(
+            Section(name=one.name, title=one.title, about=one.about, judges=one.judges) for one in several
+        ),
+        rows=tuple(row for rows, _ in tables for row in rows),
+        means=tuple(mean for _, mean in tables),
         judges=tuple(
             Judged(name=name, version=version, seconds=seconds)
-            for name, version in results.judges
+            for name, version in judges
             if (seconds := store.judging_seconds(name, version)) is not None
         ),
+        published=tuple(system.name for system in published),
+        scores=tuple(row for system in published for row in system.rows),
+        agreements=tuple(agreements),
+        prices=prices_as_of().isoformat() if any(column.spent != 0 for column in made) else "",
         commands=tuple(commands),
         notes=tuple(notes),
     )
 
 
-def _shown(results: Results) -> tuple[Entrant, ...]:
-    """Return the entrants with a column of their own."""
-    return tuple(entrant for entrant in results.entrants if entrant.role != "floor")
+def _columns(several: Sequence[Results]) -> dict[str, Entrant]:
+    """Return the entrants by label: who answers most benchmarks first, in their order."""
+    columns: dict[str, Entrant] = {}
+    for entrant in (entrant for results in several for entrant in shown(results)):
+        known = columns.setdefault(entrant.label, entrant)
+        if (known.system, known.version) != (entrant.system, entrant.version):
+            raise DataError(
+                f"expected one system named {entrant.label}, found {known.version} and {entrant.version}; "
+                "name them apart"
+            )
+    order: dict[Role, int] = {"model": 0, "baseline": 1, "ceiling": 2, "floor": 3}
+    return {one.label: one for one in sorted(columns.values(), key=lambda one: order[one.role])}
 
 
-_Observed = Mapping[tuple[str, str], list[Observation]]
-
-
-def _column(results: Results, entrant: Entrant) -> Column:
-    store = results.store
-    keys = list(dict.fromkeys(one.key for row in results.rows for one in results.of(entrant, row)))
-    seconds = store.seconds(keys)
+def _column(several: Sequence[Results], entrant: Entrant) -> Column:
+    store = several[0].store
+    answers = {
+        one.key: one for results in several for row in results.rows for one in results.of(entrant, row)
+    }
+    seconds = store.seconds(list(answers))
+    settings = store.settings(entrant.system, entrant.version)
     return Column(
         label=entrant.label,
         system=entrant.system,
         version=entrant.version,
         role=entrant.role,
-        settings=store.settings(entrant.system, entrant.version),
+        settings=settings,
         seconds=sum(seconds) / len(seconds) if seconds else None,
+        answers=len(seconds),
+        spent=_spent(settings, store.notes(list(answers)), answers, entrant.label),
+        made=store.days(list(answers)),
     )
 
 
-def _row(results: Results, row: Row, observed: _Observed, compared: Mapping[str, Comparison]) -> RowReport:
-    return RowReport(
-        name=row.name,
-        title=row.title or row.name,
-        about=row.about,
-        unit=row.unit,
-        items=len({one.item.id for entrant in _shown(results) for one in results.of(entrant, row)}),
-        cells=_cells(results, [row], observed),
-        floor=mean_over_rows([results.floor(row)]),
-        comparisons=compared,
-    )
+def _spent(
+    settings: Mapping[str, Any],
+    notes: Mapping[str, Mapping[str, Any]],
+    answers: Mapping[str, Answer],
+    name: str,
+) -> float | None:
+    """Return what the answers cost that are there; None when nobody can tell."""
+    total = 0.0
+    for key, said in notes.items():
+        told = billed_by(settings, said)
+        one = cost_with(settings, [answers[key].item], name=name).amount if told is None else told
+        if one is None:
+            return None
+        total += one
+    return total
 
 
-def _mean(results: Results, rows: Sequence[Row], observed: _Observed) -> RowReport:
-    first, *others = entrants = _shown(results)
-    mine = [observed[first.label, row.name] for row in rows]
-    found = {
-        other.label: compare_rows(mine, [observed[other.label, row.name] for row in rows])
-        for other in others
-        if other.role == "baseline"
-    }
-    return RowReport(
-        name=MEAN,
-        title="Mean of the rows",
-        about="Every row weighs the same.",
-        unit="",
-        items=len({one.item.id for e in entrants for row in rows for one in results.of(e, row)}),
-        cells=_cells(results, rows, observed),
-        floor=mean_over_rows([results.floor(row) for row in rows]),
-        comparisons={label: comparison for label, comparison in found.items() if comparison is not None},
-    )
-
-
-def _cells(results: Results, rows: Sequence[Row], observed: _Observed) -> dict[str, Cell]:
-    """Return the cells of one row, or of the mean over several."""
-    shares = not any(row.unit for row in rows)
-    labels = [entrant.label for entrant in _shown(results) if any(results.of(entrant, row) for row in rows)]
-    common: dict[str, list[list[Observation]]] = {label: [] for label in labels}
-    for row in rows:
-        for label, kept in zip(labels, only_common([observed[one, row.name] for one in labels]), strict=True):
-            common[label].append(kept)
-    cells = {}
-    for entrant in _shown(results):
-        values = [observed[entrant.label, row.name] for row in rows]
-        states = [one.state for row in rows for one in results.of(entrant, row)]
-        cells[entrant.label] = Cell(
-            interval=mean_over_rows(values, shares=shares),
-            zero=_plain_mean([missing_as_zero(some) for some in values]) if shares else None,
-            common=_plain_mean(common.get(entrant.label, [])),
-            expected=len(states),
-            judged=states.count("judged"),
-            refused=states.count("refused"),
-            failed=states.count("failed"),
-        )
-    return cells
-
-
-def _plain_mean(rows: Sequence[Sequence[Observation]]) -> float | None:
-    means = [sum(one.value or 0.0 for one in row) / len(row) for row in rows if row]
-    return sum(means) / len(means) if means else None
-
-
-def _comparisons(
-    rows: Sequence[Row], entrants: Sequence[Entrant], observed: _Observed
-) -> dict[str, dict[str, Comparison]]:
-    """Compare the first entrant with every baseline in every row, adjusting p over the rows."""
-    found: dict[str, dict[str, Comparison]] = {row.name: {} for row in rows}
-    first, *others = entrants
-    for other in others:
-        if other.role != "baseline":
-            continue
-        pairs = [(observed[first.label, row.name], observed[other.label, row.name]) for row in rows]
-        compared = [compare_rows([mine], [theirs]) for mine, theirs in pairs]
-        there = [(row, one) for row, one in zip(rows, compared, strict=True) if one is not None]
-        for (row, one), p in zip(there, holm([one.p for _, one in there]), strict=True):
-            found[row.name][other.label] = one.adjusted(p)
-    return found
+def _csv_line(section: Section, row: RowReport, column: Column) -> str:
+    cell, rank = row.cells[column.label], row.ranks.get(column.label)
+    interval = cell.interval
+    counts = [row.items, cell.judged, cell.expected, cell.refused, cell.failed, cell.timeout, cell.invalid]
+    numbers = [interval and interval.mean, interval and interval.low, interval and interval.high]
+    numbers += [cell.common, cell.zero, row.floor and row.floor.mean]
+    fields = [section.name, row.name, column.label, column.version, column.role]
+    fields += [str(count) for count in (*counts, cell.missing)]
+    fields += ["" if number is None else f"{number:.4f}" for number in numbers]
+    fields += ["", "", ""] if rank is None else [str(rank.place), str(rank.low), str(rank.high)]
+    return ",".join(_quoted(field) for field in (*fields, row.unit))
 
 
 def _lines(report: Report) -> list[str]:
-    """Return the table for a terminal."""
-    first, *others = report.columns
-    baselines = [column.label for column in others if column.role == "baseline"]
-    head = ["", "items", first.label, *(column.label for column in others), "floor"]
-    head += [f"minus {label}" for label in baselines]
-    body = [_fields(report, row, baselines) for row in (*report.rows, report.mean)]
-    widths = [max(len(line[index]) for line in [head, *body]) for index in range(len(head))]
+    """Return the tables for a terminal."""
     lines = [report.title, ""]
-    for line in [head, *body]:
-        fields = [text.ljust(width) for text, width in zip(line, widths, strict=True)]
-        lines.append("  ".join([fields[0], line[1].rjust(widths[1]), *fields[2:]]).rstrip())
-    lines.append("")
+    for section in report.sections:
+        if len(report.sections) > 1:
+            lines += [section.title, ""]
+        lines += [*_table(report, report.of(section)), ""]
     for column in report.columns:
-        cell = report.mean.cells[column.label]
+        cells = [mean.cells[column.label] for mean in report.means]
+        judged, expected = sum(cell.judged for cell in cells), sum(cell.expected for cell in cells)
+        gaps = [cell.gaps for cell in cells if cell.gaps]
         cost = "" if column.seconds is None else f", {column.seconds:.3g} seconds an answer"
-        gaps = _count((cell.refused, "refused"), (cell.failed, "failed"))
-        lines.append(f"{column.label} {column.version}: {cell.judged} of {cell.expected} judged{gaps}{cost}")
+        cost += (
+            ", cost unknown" if column.spent is None else f", {column.spent:,.2f} USD" * bool(column.spent)
+        )
+        told = "".join(f", {gap}" for gap in gaps)
+        lines.append(f"{column.label} {column.version}: {judged} of {expected} judged{told}{cost}")
     for judge in report.judges:
         lines.append(f"judged by {judge.name} {judge.version}, {judge.seconds:.3g} seconds an answer")
     return lines + list(report.notes)
 
 
-def _fields(report: Report, row: RowReport, baselines: Sequence[str]) -> list[str]:
-    first, *others = report.columns
+def _table(report: Report, rows: Sequence[RowReport]) -> list[str]:
+    taking = [column for column in report.columns if any(row.cells[column.label].expected for row in rows)]
+    if not taking:
+        return ["nothing asked"]
+    first, *others = taking
+    baselines = [column.label for column in others if column.role == "baseline"]
+    head = ["", "items", first.label, *(column.label for column in others), "floor"]
+    head += [f"minus {label}" for label in baselines]
+    body = [_fields(row, first, others, baselines) for row in rows]
+    widths = [max(len(line[index]) for line in [head, *body]) for index in range(len(head))]
+    lines = []
+    for line in [head, *body]:
+        fields = [text.ljust(width) for text, width in zip(line, widths, strict=True)]
+        lines.append("  ".join([fields[0], line[1].rjust(widths[1]), *fields[2:]]).rstrip())
+    return lines
+
+
+def _fields(row: RowReport, first: Column, others: Sequence[Column], baselines: Sequence[str]) -> list[str]:
     mine = row.cells[first.label]
     gap = "" if mine.coverage == 1 else f"  ({mine.judged}/{mine.expected})"
     title = f"{row.title} ({row.unit})" if row.unit else row.title
@@ -283,10 +267,6 @@ def _fields(report: Report, row: RowReport, baselines: Sequence[str]) -> list[st
 
 def _short(interval: Interval | None) -> str:
     return "-" if interval is None else f"{interval.mean:.3f}"
-
-
-def _count(*counts: tuple[int, str]) -> str:
-    return "".join(f", {number} {what}" for number, what in counts if number)
 
 
 def _quoted(text: str) -> str:

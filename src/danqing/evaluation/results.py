@@ -125,6 +125,8 @@ class Results:
     store: Store
     name: str = ""
     """Of the benchmark, and of the variant of its score where there are several."""
+    benchmark: str = ""
+    """Name of the benchmark alone."""
     title: str = ""
     about: Mapping[str, str] = field(default_factory=dict)
     """What a reader must know of it, a line a heading: licence, source, protocol, what was asked."""
@@ -178,15 +180,16 @@ def read_results(
     entrants: Sequence[Entrant],
     judges: Sequence[tuple[str, str]],
     items: Sequence[Item] | None = None,
-    seeds: Sequence[int] | None = None,
+    seeds: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     name: str = "",
+    benchmark: str = "",
     title: str = "",
     about: Mapping[str, str] | None = None,
 ) -> Results:
     """Read the answers of the entrants to `items` with `seeds`, by default to all that was ever planned.
 
-    `judges` are names and versions; no two of them judge the same item. Raises DataError
-    when an item has a row that is not among `rows`.
+    `seeds` are those of every item, or by id of an item. `judges` are names and versions; no two of them
+    judge the same item. Raises DataError when an item has a row that is not among `rows`.
     """
     labels = [entrant.label for entrant in entrants]
     if not labels or len(set(labels)) != len(labels):
@@ -207,6 +210,7 @@ def read_results(
     return Results(
         store=store,
         name=name,
+        benchmark=benchmark or name,
         title=title,
         about=about or {},
         rows=tuple(rows),
@@ -222,14 +226,14 @@ def _answers(
     entrant: Entrant,
     scores: Mapping[tuple[str, str], tuple[Atom, ...]],
     chosen: Mapping[str, Item] | None,
-    seeds: Sequence[int] | None,
+    seeds: Sequence[int] | Mapping[str, Sequence[int]] | None,
 ) -> tuple[list[Answer], dict[str, str]]:
     """Return the answers of one entrant, and the digests of what they made by key."""
     store.settings(entrant.system, entrant.version)  # an unknown system is an error, not an empty column
     tasks = [
         (name, seed, key)
         for name, seed, key in store.tasks(entrant.system, entrant.version)
-        if (chosen is None or name in chosen) and (seeds is None or seed in seeds)
+        if (chosen is None or name in chosen) and _with(name, seed, seeds)
     ]
     items = store.items(list({name for name, _, _ in tasks})) if chosen is None else chosen
     keys = list(dict.fromkeys(key for _, _, key in tasks))
@@ -249,6 +253,13 @@ def _answers(
         )
         found.append(answer)
     return found, digests
+
+
+def _with(name: str, seed: int, seeds: Sequence[int] | Mapping[str, Sequence[int]] | None) -> bool:
+    """Return whether the answer to an item with a seed is wanted."""
+    if seeds is None:
+        return True
+    return seed in (seeds.get(name, ()) if isinstance(seeds, Mapping) else seeds)
 
 
 def _shuffled(

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -250,6 +251,14 @@ class Store:
     def seconds(self, keys: Sequence[str]) -> list[float]:
         """Return what making each of these answers took, of those that are there."""
         return [seconds for (seconds,) in self._many("SELECT seconds FROM answers WHERE key IN", keys)]
+
+    def days(self, keys: Sequence[str]) -> tuple[str, str] | None:
+        """Return the days, in UTC, of the first and the last of these answers; None without any."""
+        times = [time for (time,) in self._many("SELECT created FROM answers WHERE key IN", keys)]
+        if not times:
+            return None
+        first, last = (datetime.fromtimestamp(end, UTC).date() for end in (min(times), max(times)))
+        return first.isoformat(), last.isoformat()
 
     def notes(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return what vendors said of each of these answers, of those that are there."""
