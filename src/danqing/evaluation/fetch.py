@@ -9,9 +9,10 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from http.client import HTTPResponse
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from danqing import __version__
 from danqing.errors import DataError, RequestError, ResourceError
@@ -24,6 +25,7 @@ Show = Callable[[str], None]
 _LARGEST: Final = 512 * 2**20
 _SECONDS: Final = 60  # without a byte
 _PIECE: Final = 2**18
+_REDIRECTS: Final = 5
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 
@@ -65,7 +67,7 @@ def place(folder: Path, name: str) -> Path:
     """Return where a file of this name lies in a folder; raises DataError for a name that leaves it."""
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     parts = {*posix.parts, *windows.parts}
-    if not name or posix.is_absolute() or windows.anchor or {"..", "."} & parts or name.endswith("/"):
+    if not posix.parts or posix.is_absolute() or windows.anchor or {"..", "."} & parts or name.endswith("/"):
         raise DataError(f"expected the name of a file inside the folder, found {name!r}")
     target = folder.joinpath(*posix.parts)
     if not target.resolve().is_relative_to(folder.resolve()):
@@ -161,11 +163,8 @@ def _read(path: Path) -> Iterator[bytes]:
 
 
 def _download(address: str) -> Iterator[bytes]:
-    _check_address(address)
-    request = urllib.request.Request(address, headers={"User-Agent": f"danqing/{__version__}"})
     try:
-        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
-            _check_address(answer.url)  # where it was led to
+        with _open(address) as answer:
             size = 0
             while piece := answer.read(_PIECE):
                 size += len(piece)
@@ -175,11 +174,31 @@ def _download(address: str) -> Iterator[bytes]:
             wanted = answer.headers.get("Content-Length")
             if wanted is not None and int(wanted) != size:
                 raise ResourceError(f"{address}: expected {wanted} bytes, found {size}; try again")
-    except urllib.error.HTTPError as error:
-        raise ResourceError(f"{address}: expected the file, found HTTP {error.code} {error.reason}") from None
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
         raise ResourceError(f"{address}: expected the file, found no connection ({reason})") from None
+
+
+def _open(address: str) -> HTTPResponse:
+    """Return the answer to a request; each address that a server leads to is looked at before it is asked."""
+    opener = urllib.request.OpenerDirector()  # without handlers of files, FTP and redirects
+    for handler in (urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+        opener.add_handler(handler())
+    asked = address
+    for _ in range(_REDIRECTS):
+        _check_address(asked)
+        request = urllib.request.Request(asked, headers={"User-Agent": f"danqing/{__version__}"})
+        answer: HTTPResponse = opener.open(request, timeout=_SECONDS)
+        onward = answer.headers.get("Location")
+        if answer.status in (301, 302, 303, 307, 308) and onward is not None:
+            asked = urljoin(asked, onward)
+            answer.close()
+        elif answer.status == 200:
+            return answer
+        else:
+            answer.close()
+            raise ResourceError(f"{asked}: expected the file, found HTTP {answer.status} {answer.reason}")
+    raise ResourceError(f"{address}: expected the file, found {_REDIRECTS} redirects")
 
 
 def _check_address(address: str) -> None:
