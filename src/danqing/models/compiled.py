@@ -46,7 +46,7 @@ def compile_blocks(
         compiled = torch.compile(block.forward, backend=backend)
         if isinstance(block, Block):
             block.last = False  # a graph of its own would cost more than the text that nobody reads
-            block.forward = _joint(compiled)
+            block.forward = _joint(compiled)  # type: ignore[method-assign]
         else:
             block.forward = _steps_alone(compiled, block.forward)
 

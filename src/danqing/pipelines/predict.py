@@ -100,7 +100,7 @@ def _single_stream(
     uncond = runs_of([prefix_of(job.uncond, job) for job in jobs if job.uncond is not None])
 
     def velocity(img: Tensor, runs: Sequence[_Run], index: int) -> Tensor:
-        parts = img.split([run.count for run in runs])
+        parts = img.split([run.pictures for run in runs])
         return torch.cat(
             [
                 model(part, run.prefix, table.at(index), layout=run.layout).float()
@@ -119,5 +119,5 @@ class _Run(NamedTuple):
     """Pictures next to each other that see the same text and references."""
 
     prefix: Prefix
-    count: int
+    pictures: int
     layout: TargetLayout

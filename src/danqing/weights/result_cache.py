@@ -176,7 +176,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """Return the bytes of a tensor, for a checksum."""
     host = tensor.detach().cpu().contiguous()
-    return memoryview(host.reshape(-1).view(torch.uint8).numpy())
+    return host.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _bytes_of(tensors: Mapping[str, Tensor]) -> int:
