@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import parser, tell
+from measuring import machine, parser, tell
 
 from danqing.data.atlas import Atlas, packaged_atlas
 from danqing.data.world import Scene, render, sample_scene
@@ -56,6 +56,7 @@ def main() -> None:
         "sprites": atlas.size,
         "scenes": total,
         "device": options.device,
+        "machine": machine(),
         "scenes_per_second": {name: round(value, 1) for name, value in rates.items()},
         "compose_over_render": round(rates["compose"] / rates["render"], 2),
         "largest_difference": int(np.abs(first.astype(int) - truth.astype(int)).max()),

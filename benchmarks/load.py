@@ -6,8 +6,9 @@
 The files hold blocks of Qwen-Image's denoiser at true shape in bf16 (0.68 GB each), random, and are removed
 afterwards. Before each reading they are dropped from the page cache: `posix_fadvise` asks for that, and where
 the process may write `/proc/sys/vm/drop_caches`, the whole cache goes. `dd` reads them to /dev/null; a fresh
-process with danqing imported builds the module. The two take turns. Seconds are wall time, for the disk's
-time counts; the bytes that really came from the disk are printed beside (Linux only).
+process with danqing imported builds the module. They take turns, and turns in going first, for a disk may
+remember what it has just read. Seconds are wall time, for the disk's time counts; the bytes that really came
+from the disk are printed beside (Linux only). With --direct a `dd` past the page cache is there too.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from measuring import environment, machine, origin, parser, run_fresh, run_timed, spread, tell, told
@@ -70,7 +72,8 @@ def parse() -> argparse.Namespace:
     made.add_argument("--folder", type=Path, help="on the disk to measure; default: that of temporary files")
     made.add_argument("--blocks", type=int, default=3, help="default: %(default)s")
     made.add_argument("--heads", type=int, default=24, help="width / 128 (default: 24, as released)")
-    made.add_argument("--repeats", type=int, default=3, help="default: %(default)s")
+    made.add_argument("--direct", action="store_true", help="compare with dd iflag=direct too")
+    made.add_argument("--repeats", type=int, default=4, help="default: %(default)s")
     made.add_argument("--threads", type=int, default=1, help="default: %(default)s")
     made.add_argument("--part", type=Path, help=argparse.SUPPRESS)
     return made.parse_args()
@@ -95,15 +98,19 @@ def readings(options: argparse.Namespace, part: Path) -> dict[str, dict[str, lis
     """Read the files with both, in turns, from a cold cache each time."""
     files = sorted(part.glob("*.safetensors"))
     arguments = ["--part", str(part), "--threads", str(options.threads)]
-    runs: dict[str, dict[str, list[float]]] = {}
-    for _ in range(options.repeats):
-        drop(files)
-        done = {"dd": read_with_dd(files)}
-        drop(files)
-        done["danqing"] = run_fresh(__file__, arguments, threads=options.threads)
-        for name, run in done.items():
-            for key, value in run.items():
-                runs.setdefault(name, {}).setdefault(key, []).append(value)
+    works: dict[str, Callable[[], dict[str, float]]] = {
+        "dd": lambda: read_with_dd(files),
+        "danqing": lambda: run_fresh(__file__, arguments, threads=options.threads),
+    }
+    if options.direct:
+        works["dd iflag=direct"] = lambda: read_with_dd(files, "iflag=direct")
+    runs: dict[str, dict[str, list[float]]] = {name: {"seconds": [], "bytes_from_disk": []} for name in works}
+    for turn in range(options.repeats):
+        names = list(works)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            drop(files)
+            for key, value in works[name]().items():
+                runs[name][key].append(value)
     return runs
 
 
@@ -119,14 +126,13 @@ def drop(files: list[Path]) -> None:
         switch.write_text("1")
 
 
-def read_with_dd(files: list[Path]) -> dict[str, float]:
+def read_with_dd(files: list[Path], *flags: str) -> dict[str, float]:
     """Read files to nowhere; return seconds and bytes from the disk."""
     seconds, read = 0.0, 0
     for file in files:
         begun = time.perf_counter()
-        process = subprocess.Popen(
-            ["dd", f"if={file}", "of=/dev/null", "bs=4M"], stderr=subprocess.DEVNULL, env=environment(1)
-        )
+        command = ["dd", f"if={file}", "of=/dev/null", "bs=4M", *flags]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment(1))
         _, status, usage = os.wait4(process.pid, 0)
         seconds += time.perf_counter() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
