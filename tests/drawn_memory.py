@@ -1,6 +1,6 @@
 """Draw once by a memory plan in a process of its own; print what was predicted and what was held.
 
-python -m tests.drawn_memory FOLDER WIDTHxHEIGHT STEPS fp32|bf16 BUDGET
+python -m tests.drawn_memory FOLDER WIDTHxHEIGHT STEPS fp32|bf16 BUDGET GUIDANCE
 """
 
 import json
@@ -17,6 +17,7 @@ from danqing.pipelines.generate import GenerateRequest, generate
 from danqing.pipelines.memory import anonymous_bytes, plan_memory
 from danqing.pipelines.wishes import wishes_of
 from danqing.weights.layouts import Folder
+from danqing.weights.plan import MemoryPlan
 
 
 def main(folder: str, size: str, steps: str, precision: str, budget: str, guidance: str) -> None:
@@ -53,12 +54,22 @@ def main(folder: str, size: str, steps: str, precision: str, budget: str, guidan
         "measured": max(stage_peaks),
         "stages": {stage.name: plan.base + stage.total for stage in plan.stages},
         "after_each": stage_peaks,
+        "measure": measure(plan),
         "plan": [(part.kept, part.blocks) for part in (plan.transformer, plan.text_encoder, plan.vae)]
         + [plan.modulation_kept, plan.vae_tile],
         "base": plan.base,
         "cpu": time.process_time() - began,
     }
     print(json.dumps(found))
+
+
+def measure(plan: MemoryPlan) -> str:
+    """Return the strongest measure that a plan takes."""
+    if plan.vae_tile is not None:
+        return "tiled"
+    if plan.transformer.blocks is not None or plan.text_encoder.blocks is not None:
+        return "streamed"
+    return "none" if plan.transformer.kept and plan.text_encoder.kept else "dropped"
 
 
 if __name__ == "__main__":

@@ -11,9 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from danqing.conditioning.pictures import save_processor
+from danqing.conditioning.tokenizer import Tokenizer
 from danqing.device import PRECISIONS
 from danqing.errors import RequestError, ResourceError
+from danqing.model import find_checkpoint
 from danqing.models.mmdit import MMDiT, MMDiTConfig
+from danqing.models.quantised import large_layers
 from danqing.models.qwen3_vl import Qwen3VisionConfig, Qwen3VL, Qwen3VLConfig
 from danqing.models.rope import GridShape
 from danqing.models.single_stream import SingleStream, SingleStreamConfig
@@ -29,6 +33,7 @@ from danqing.pipelines.plan_report import report_json, report_plan
 from danqing.pipelines.wishes import Wishes, usual_wishes
 from danqing.weights.layouts import Folder
 from danqing.weights.plan import Placement
+from danqing.weights.quantise import with_quantised
 from danqing.weights.residency import parts_of
 from tests.allocated import allocated
 
@@ -176,6 +181,15 @@ def test_the_report_is_one_json_object(released):
     ]
 
 
+def test_a_checkpoint_that_only_describes_needs_no_room_for_its_denoiser(released):
+    folder = released["Qwen-Image"]
+    wishes = usual_wishes(folder.info(), tasks=("describe",))
+    plan = planned(folder, 20 * GB, wishes)
+    assert plan.text_encoder == Placement()
+    assert plan.peak < 18 * GB
+    assert [stage.name for stage in plan.stages] == ["reading the prompt"]
+
+
 # ------------------------------------------------------------------------------------------- small things
 
 
@@ -206,8 +220,6 @@ def test_percents_of_nothing():
 
 
 def test_the_shipped_model_stays_exact_on_a_cpu(released, monkeypatch):
-    from danqing.model import find_checkpoint
-
     for found in (True, False):
         monkeypatch.setattr("danqing.pipelines.memory.multiplies_bf16", lambda found=found: found)
         assert usual_precision(find_checkpoint("nano"), CPU) is torch.float32
@@ -269,6 +281,24 @@ def test_a_step_of_1x(precision, rows, side, txt, references):
         found = allocated(lambda: model(img, text, table, layout=layout))
     expected = footprint.joint_block(rows, img.shape[1], txt, config.dim * dtype.itemsize)
     assert found == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("format", ["int8", "int4"])
+def test_a_quantised_step(precision, format):
+    dtype = PRECISIONS[precision]
+    config = MMDiTConfig(num_layers=2, num_attention_heads=8, joint_attention_dim=256)
+    model = filled(lambda: MMDiT(config), dtype)
+    layers = large_layers({name: value.shape for name, value in model.named_parameters()})
+    model = with_quantised(model, dict.fromkeys(layers, format))
+    img, text = torch.randn(2, 1024, 64).to(dtype), torch.randn(2, 64, 256).to(dtype)
+    with torch.no_grad():
+        table = model.modulation_table(torch.tensor([0.5])).at(0)
+        layout = model.layout([GridShape(1, 32, 32)], 64, [64, 64], device=CPU)
+        found = allocated(lambda: model(img, text, table, layout=layout))
+    plain = footprint.joint_block(2, 1024, 64, config.dim * dtype.itemsize)
+    more = footprint.quantising(format, 4 * config.dim, config.dim, 2 * 1024, dtype, CPU)
+    assert found == pytest.approx(plain + more, rel=0.1)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -349,3 +379,32 @@ def test_a_modulation_table(steps):
     model = filled(lambda: MMDiT(config), BF16)
     found = allocated(lambda: model.modulation_table(torch.linspace(1, 0.1, steps)))
     assert found == pytest.approx(2 * footprint.table(config, steps, BF16), rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="anonymous memory is told by Linux alone")
+@pytest.mark.parametrize(
+    ("release", "size", "precision", "budget", "measure"),
+    [
+        ("Qwen-Image", "256x256", "bf16", 20 * GB, "none"),
+        ("Qwen-Image", "512x512", "bf16", 3 * GB, "dropped"),
+        ("Qwen-Image", "768x512", "fp32", 4.4 * GB, "dropped"),
+        ("Qwen-Image", "1024x1024", "bf16", 2.4 * GB, "streamed"),
+        ("Qwen-Image-2.1", "1024x1024", "bf16", 2.3 * GB, "tiled"),
+    ],
+)
+def test_predictions_against_anonymous_memory(tmp_path, release, size, precision, budget, measure):
+    folder = write_sparse(tmp_path / "c", release, blocks=3, layers=4)
+    shipped, opened = Tokenizer.load(find_checkpoint("nano").tokenizer), Folder(folder)
+    if opened.is_21:
+        save_processor(opened.tokenizer, shipped, Qwen3VisionConfig())
+    else:
+        shipped.save(opened.tokenizer)
+    command = [sys.executable, "-m", "tests.drawn_memory", folder, size, "2", precision, budget, "4"]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    predicted, measured = found["predicted"], found["measured"]
+    print(f"{release} {size} {precision} {measure}: {predicted:,} predicted, {measured:,} measured")
+    assert found["measure"] == measure
+    assert measured <= budget
+    assert abs(predicted - measured) <= max(0.1 * measured, 300 * 10**6)

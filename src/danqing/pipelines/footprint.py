@@ -12,6 +12,7 @@ from math import prod
 import torch
 
 from danqing.models.mmdit import MMDiTConfig
+from danqing.models.quantised import Int4Linear, Int8Linear, working_bytes
 from danqing.models.qwen3_vl_config import Qwen3VLConfig
 from danqing.models.single_stream import SingleStreamConfig
 from danqing.models.vae import VAEConfig
@@ -19,6 +20,7 @@ from danqing.models.vae21 import VAE21Config
 from danqing.models.vlm_config import VLMConfig
 from danqing.pipelines.wishes import Wishes
 from danqing.weights.layouts import Folder
+from danqing.weights.plan import Format
 
 # 1.x: a feed-forward layer holds the stream, its normalised form, hidden units (four) and results; attention
 # the stream, queries, keys, values, what was read and copies of its parts.
@@ -43,6 +45,7 @@ _RESIDUALS = 5  # streams of a ControlNet: one for each of its blocks
 _ROWS = 16  # of a modulation table, which is made in groups
 _TEMPLATE = 80  # tokens around a prompt
 _EDIT_TEMPLATE = 120
+_WRITTEN = 512  # tokens that a conditioner writes
 
 
 DenoiserConfig = MMDiTConfig | SingleStreamConfig
@@ -63,21 +66,51 @@ class Footprint:
     denoising: int
 
 
-def footprint(folder: Folder, wishes: Wishes, *, batch: int, dtype: torch.dtype) -> Footprint:
-    """Return what drawing works with, `batch` pictures at a time; decoding apart, see `decoding`."""
+def footprint(
+    folder: Folder,
+    wishes: Wishes,
+    *,
+    batch: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    formats: tuple[Format, Format] = ("plain", "plain"),
+) -> Footprint:
+    """Return what drawing works with, `batch` pictures at a time; decoding apart, see `decoding`.
+
+    `formats` are those that the large layers of denoiser and conditioner run in.
+    """
     config, vae = folder.transformer_config(), folder.vae_config()
     pictures = [*wishes.references, *([wishes.size] if wishes.starts or wishes.controls else [])]
     kept = table(config, wishes.steps, dtype)
     if isinstance(config, SingleStreamConfig):
-        denoising = _denoising_21(config, vae, wishes, batch, dtype)
+        denoising, widest = _denoising_21(config, vae, wishes, batch, dtype), config.mlp_ratio
+        tokens = batch * tokens_of(vae, wishes.size)
     else:
-        denoising = _denoising_1(config, vae, wishes, batch, dtype)
+        denoising, widest = _denoising_1(config, vae, wishes, batch, dtype), 4
+        tokens = batch * (2 if wishes.guided else 1) * _joint_tokens(vae, wishes)
+    reading, prompt = _reading(folder, wishes, dtype)
+    tower_sizes = _tower_config(folder)
+    quantised = (
+        quantising(formats[0], widest * config.dim, config.dim, tokens, dtype, device),
+        quantising(formats[1], tower_sizes.hidden_dim, tower_sizes.dim, prompt, dtype, device),
+    )
     return Footprint(
-        reading=_reading(folder, wishes, dtype),
+        reading=reading + quantised[1],
         looking=max((encoding(vae, size, dtype) for size in pictures), default=0),
         tabulating=2 * kept,
-        denoising=kept + denoising,
+        denoising=kept + denoising + quantised[0],
     )
+
+
+def quantising(
+    format: Format, dim_in: int, dim_out: int, tokens: int, dtype: torch.dtype, device: torch.device
+) -> int:
+    """Return what the second layer of a feed-forward block holds more where it is quantised."""
+    if format == "plain":
+        return 0
+    with torch.device("meta"):
+        layer = (Int8Linear if format == "int8" else Int4Linear)(dim_in, dim_out, bias=False)
+    return working_bytes(layer, tokens, dtype, device)
 
 
 def tokens_of(config: AutoencoderConfig, size: tuple[int, int]) -> int:
@@ -176,13 +209,11 @@ def _denoising_1(
     config: MMDiTConfig, vae: AutoencoderConfig, wishes: Wishes, batch: int, dtype: torch.dtype
 ) -> int:
     rows, number = batch * (2 if wishes.guided else 1), config.dim * dtype.itemsize
-    target = wishes.frames * tokens_of(vae, wishes.size)
-    img = target + sum(tokens_of(vae, size) for size in wishes.references)
-    txt = wishes.prompt_tokens + _TEMPLATE
+    img, txt = _joint_tokens(vae, wishes), wishes.prompt_tokens + _TEMPLATE
     # Latents, rotary tables, features of the text and their projection.
     features = 2 * rows * txt * config.joint_attention_dim * dtype.itemsize
     around = _LATENTS * rows * img + (img + txt) * 4 * config.attention_head_dim + features
-    residuals = _RESIDUALS * (batch + rows) * target * number if wishes.controls else 0
+    residuals = _RESIDUALS * (batch + rows) * img * number if wishes.controls else 0
     return around + residuals + joint_block(rows, img, txt, number)
 
 
@@ -197,13 +228,25 @@ def _denoising_21(
     return _LATENTS * batch * target + kept + working
 
 
-def _reading(folder: Folder, wishes: Wishes, dtype: torch.dtype) -> int:
+def _joint_tokens(vae: AutoencoderConfig, wishes: Wishes) -> int:
+    target = wishes.frames * tokens_of(vae, wishes.size)
+    return target + sum(tokens_of(vae, size) for size in wishes.references)
+
+
+def _tower_config(folder: Folder) -> TowerConfig:
     released = folder.config("text_encoder")
-    config: TowerConfig
-    config = Qwen3VLConfig.from_dict(released) if folder.is_21 else VLMConfig.from_dict(released)
+    return Qwen3VLConfig.from_dict(released) if folder.is_21 else VLMConfig.from_dict(released)
+
+
+def _reading(folder: Folder, wishes: Wishes, dtype: torch.dtype) -> tuple[int, int]:
+    """Return what reading one prompt holds, and its tokens."""
+    config = _tower_config(folder)
     side = config.vision.patch_size * config.vision.merge_size
     seen = sum((size[0] // side) * (size[1] // side) for size in wishes.seen)
     tokens = wishes.prompt_tokens + (_EDIT_TEMPLATE if seen else _TEMPLATE) + seen
+    held = tokens * config.dim * dtype.itemsize
+    if wishes.writes:  # keys and values of all that is read and written
+        pairs = 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize
+        held += pairs * (tokens + _WRITTEN)
     patches = seen * config.vision.merge_size**2
-    features = tokens * config.dim * dtype.itemsize
-    return features + max(tower(config, tokens, dtype), eyes(config, patches, dtype))
+    return held + max(tower(config, tokens, dtype), eyes(config, patches, dtype)), tokens

@@ -168,7 +168,14 @@ class _Choice:
         return cls(
             wishes=wishes,
             sizes=sizes,
-            works=footprint(folder, wishes, batch=batch, dtype=dtype),
+            works=footprint(
+                folder,
+                wishes,
+                batch=batch,
+                dtype=dtype,
+                device=device,
+                formats=(sizes["transformer"].quantised, sizes["text_encoder"].quantised),
+            ),
             operations=work(folder, sizes, wishes, _TILES),
             decoded={tile: decoding(vae, wishes.size, tile, dtype) for tile in _TILES},
             format=format,
@@ -225,6 +232,9 @@ class _Choice:
         if not self.on_cpu:  # the layers of the table stay in host memory
             always["transformer"] -= self.sizes["transformer"].table_layers.memory
 
+        if not self.wishes.draws:
+            always = {"text_encoder": always["text_encoder"]}
+
         def weights(part: Part) -> int:
             here = self.sizes[part].in_stage(_placement(plan, part), modulation_kept=kept)
             if not self.on_cpu and part == "transformer":
@@ -241,6 +251,8 @@ class _Choice:
         left_out = {"looking at pictures"} if not self.works.looking else set()
         if not self.on_cpu:
             left_out.add("modulation table")
+        if not self.wishes.draws:
+            left_out |= {name for name, _, _ in found[1:]}
         stages = (
             Stage(name=name, weights=held, working=working + self.over)
             for name, held, working in found

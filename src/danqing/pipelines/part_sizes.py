@@ -84,6 +84,14 @@ class PartSizes:
             found.append((here, total(away), max((size.memory for size in away), default=0)))
         return found
 
+    @cached_property
+    def quantised(self) -> Format:
+        """The format that its large layers run in."""
+        scales = [shape for name, shape in self.shapes.items() if name.endswith(".weight_scale")]
+        if not scales:
+            return "plain"
+        return "int4" if any(shape[1] > 1 for shape in scales) else "int8"
+
     def staying(self, count: int | None) -> Size:
         """Return the blocks that stay where `count` do."""
         return self._by_count[len(self.blocks) if count is None else count][0]

@@ -39,6 +39,16 @@ class Wishes:
     """Pictures that a ControlNet reads."""
 
     @property
+    def draws(self) -> bool:
+        """Whether anything is drawn, or pictures are only spoken of."""
+        return not {"generate", "edit", "layers"}.isdisjoint(self.tasks)
+
+    @property
+    def writes(self) -> bool:
+        """Whether the conditioner writes text."""
+        return not {"describe", "enhance", "layers"}.isdisjoint(self.tasks)
+
+    @property
     def frames(self) -> int:
         """Pictures of the asked size that are denoised as one."""
         return 1 + self.layers
@@ -72,16 +82,16 @@ def wishes_of(
 
 def usual_wishes(info: CheckpointInfo, *, tasks: Sequence[str] | None = None) -> Wishes:
     """Return what a checkpoint is asked for where no request is known yet: a picture of its own size."""
-    edits = "generate" not in info.tasks
-    picture = (info.size,) if edits else ()
+    wanted = tuple(info.tasks if tasks is None else tasks)
+    picture = () if "generate" in wanted else (info.size,)
     return Wishes(
         size=info.size,
         steps=info.steps,
         guided=info.guidance > 1,
-        tasks=tuple(info.tasks if tasks is None else tasks),
+        tasks=wanted,
         references=picture,
         seen=tuple(fitted_size(size, info.vision_area) for size in picture),
-        layers=4 if "layers" in info.tasks else 0,
+        layers=4 if "layers" in wanted else 0,
     )
 
 
