@@ -14,6 +14,7 @@ from danqing.conditioning.images import describe_picture
 from danqing.device import resolve_device
 from danqing.errors import CheckpointError, RequestError
 from danqing.log import logger
+from danqing.models.compiled import check_compiler, compile_blocks
 from danqing.pipelines.adapting import AdapterFiles, check_adapters, loras_of, set_loras, with_adapters
 from danqing.pipelines.components import Components, load_components
 from danqing.pipelines.control import Control
@@ -96,24 +97,18 @@ def load(
     cannot do, ResourceError for too little memory or disk. Warns of a licence without commercial use.
     """
     words = _paths(text_encoder)
-    given = GivenParts(
-        transformer=None if transformer is None else Path(transformer),
-        vae=None if vae is None else Path(vae),
-        text_encoder=words,
-        release=release,
-    )
-    own = {"transformer": transformer, "vae": vae, "text_encoder": words}
-    brought = [part for part, file in own.items() if file]
-    local = _downloaded(name, tasks, brought, offline=offline, accept_licence=accept_licence)
+    own = {"transformer": _path(transformer), "vae": _path(vae)}
+    given = GivenParts(**own, text_encoder=words, release=release)
+    brought = [part for part, file in {**own, "text_encoder": words}.items() if file]
     return load_folder(
-        find_checkpoint(local, given),
+        find_checkpoint(_downloaded(name, tasks, brought, offline, accept_licence), given),
         adapters=AdapterFiles(
             loras=tuple(map(_weighed, loras)),
             merged=merge_loras,
-            lightning=None if lightning is None else Path(lightning),
+            lightning=_path(lightning),
             lightning_steps=lightning_steps,
         ),
-        controlnet=None if controlnet is None else Path(controlnet),
+        controlnet=_path(controlnet),
         tasks=tasks,
         device=device,
         precision=precision,
@@ -145,6 +140,8 @@ def load_folder(
     files = adapters or AdapterFiles()
     check_adapters(folder, files)
     where = resolve_device(device)
+    if compiled:
+        check_compiler(where)
     if holding is None:
         wishes = usual_wishes(files.settle(folder.info()), tasks=None if tasks is None else tuple(tasks))
         paths = [path for path, _ in files.chosen]
@@ -188,7 +185,7 @@ def load_describer(
     """
     words = _paths(text_encoder)
     brought = ["transformer", "vae", *(["text_encoder"] if words else [])]
-    local = _downloaded(name, ("describe",), brought, offline=offline, accept_licence=accept_licence)
+    local = _downloaded(name, ("describe",), brought, offline, accept_licence)
     return load_describer_folder(
         find_checkpoint(local, GivenParts(text_encoder=words)),
         device=device,
@@ -213,7 +210,6 @@ def _downloaded(
     name: str | Path,
     tasks: Collection[str] | None,
     given: Collection[str],
-    *,
     offline: bool,
     accept_licence: bool,
 ) -> str | Path:
@@ -230,6 +226,10 @@ def _downloaded(
 
 def _weighed(lora: Lora) -> tuple[Path, float]:
     return (Path(lora[0]), lora[1]) if isinstance(lora, tuple) else (Path(lora), 1.0)
+
+
+def _path(file: str | Path | None) -> Path | None:
+    return None if file is None else Path(file)
 
 
 def _paths(files: str | Path | Sequence[str | Path] | None) -> tuple[Path, ...]:
