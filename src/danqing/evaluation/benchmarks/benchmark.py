@@ -1,12 +1,14 @@
 """What a benchmark is: prompts in files, how they are drawn, who looks at them, and the scores."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from PIL import Image
+
 from danqing.errors import DataError
-from danqing.evaluation.items import Item, Judge
+from danqing.evaluation.items import Item, Judge, System
 from danqing.evaluation.results import Row
 from danqing.scoring.looking import Looks
 
@@ -58,6 +60,10 @@ class Benchmark:
     """Rows of the table; rows that count make up the benchmark's own overall score as their plain mean."""
     judge: Callable[[Looks, Variant], Judge]
     """The judge of all items, given who looks; raises ResourceError when a role is empty."""
+    picture: Callable[[Path, Item], Image.Image] | None = None
+    """The picture that an item is about, from the benchmark's folder; for edits, questions and captions."""
+    ceilings: Callable[[Path], Sequence[System]] | None = None
+    """Systems that know the true answers: the most that the judge can see. The first stands beside answers."""
 
     def path(self, folder: Path, name: str) -> Path:
         """Return one of the files; raises DataError when it is not there."""

@@ -2,8 +2,9 @@
 
 The reference parses prompts with spaCy. Where spaCy and its small English model are installed they can be
 asked; else a few rules do, which know the closed classes of English, common adjectives and verbs of its
-prompts. On the 600 prompts about places the rules find the same two things as spaCy; on the short prompts
-about attributes they find what is meant where spaCy takes "rose" for a verb.
+prompts. On the 600 prompts about places the rules find the same two things as spaCy 3.8; of the 1,200 with
+attributes 90 % have the very same phrases, and many of the others are those where spaCy takes "rose" for a
+verb.
 """
 
 import re
