@@ -65,7 +65,7 @@ def blip(folder: Path) -> Path:
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "image_size": 32,
-        "patch_size": 8,
+        "patch_size": 16,
     }
     model = randomize(tf.BlipForQuestionAnswering(tf.BlipConfig(text_config=text, vision_config=vision)), 41)
     images = tf.BlipImageProcessorPil(size={"height": 32, "width": 32})

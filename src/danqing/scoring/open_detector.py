@@ -6,6 +6,7 @@ its likeliest label; Grounding DINO reads "label. label." and a box goes to the 
 token. One thing often gets several boxes, so of boxes of one label that overlap the most certain one stays.
 """
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -14,9 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from danqing.errors import RequestError
+from danqing.errors import ConfigError, RequestError
 from danqing.scoring.looking import Detection
-from danqing.scoring.pretrained import Source, open_model, open_pictures, open_tokenizer
+from danqing.scoring.pretrained import EXTRA, Source, open_model, open_pictures, open_tokenizer
 
 _OWL: Final = ("owlv2", "owlvit")
 _DINO: Final = ("grounding-dino", "mm-grounding-dino")
@@ -51,6 +52,8 @@ class OpenDetector:
         self._options = options or DetectorOptions()
         if "{}" not in self._options.wording:
             raise RequestError(f"expected a wording with {{}} for the label, found {self._options.wording!r}")
+        if importlib.util.find_spec("scipy") is None:  # resizes pictures for OWLv2, when the first one comes
+            raise ConfigError(f"expected scipy beside an open detector, found none; {EXTRA}")
         families = (*_OWL, *_DINO)
         self._loaded = open_model(source, "AutoModelForZeroShotObjectDetection", families)
         self._grounding = self._loaded.model.config.model_type in _DINO

@@ -1,7 +1,8 @@
 """Models of `transformers` that judge: from a folder, or from the hub at one commit, safetensors alone.
 
-Pictures are prepared by the library's PIL path, so that scores do not depend on whether torchvision is there.
-No code of a repository is run.
+Pictures are prepared by the library's PIL path, so that scores do not depend on whether torchvision is there;
+only conversations are prepared as the library chooses, and their judges' versions say how. No code of a
+repository is run.
 """
 
 import hashlib
@@ -171,7 +172,7 @@ def opening(source: Source) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ConfigError(f"{source.place}: expected another library, found none: {_line(error)}") from None
+        raise ConfigError(f"{source.place}: {_line(error)}; {EXTRA}") from None
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         hint = ""
         if "safetensors" in str(error) or "pytorch_model.bin" in str(error):

@@ -1,4 +1,4 @@
-"""The names by which people choose who looks at pictures, as in `vqa=openai-compatible:http://...#model`.
+"""The names by which people choose who looks at pictures, as in `vqa=openai-compatible:ADDRESS#MODEL`.
 
 What stands before the equals sign is the role, after it who plays it, after a question mark how:
 
