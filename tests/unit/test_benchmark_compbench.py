@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danqing.errors import ResourceError
@@ -36,6 +36,7 @@ from danqing.evaluation.benchmarks.compbench_words import (
 from danqing.scoring.looking import Detection, Looks
 from tests.benchmark_world import Sight, Thing, draw
 
+ON_ANY_MACHINE = settings(max_examples=60, deadline=None)
 SIDES = st.integers(0, 60)
 
 
@@ -54,12 +55,14 @@ def pixels(box):
     return set(itertools.product(range(left, right), range(top, bottom)))
 
 
+@ON_ANY_MACHINE
 @given(_box(), _box())
 def test_overlap_counts_pixels(box, other):
     one, two = pixels(box), pixels(other)
     assert overlap(box, other) == pytest.approx(len(one & two) / len(one | two))
 
 
+@ON_ANY_MACHINE
 @given(_box(), _box(), st.sampled_from([0, 1, 2, 3]))
 def test_a_quarter_turn_turns_the_relation(box, other, turns):
     names = ["on the left of", "on the top of", "on the right of", "on the bottom of"]
@@ -73,6 +76,7 @@ def test_a_quarter_turn_turns_the_relation(box, other, turns):
     assert place_score(names[turns], turned(box), turned(other)) == pytest.approx(there)
 
 
+@ON_ANY_MACHINE
 @given(_box(), _box())
 def test_one_side_at_most_is_right_and_mirrors_agree(box, other):
     names = ("on the left of", "on the right of", "on the top of", "on the bottom of")
@@ -203,6 +207,7 @@ def test_noun_phrases(prompt, phrases):
     assert RuleParser().noun_phrases(prompt) == phrases
 
 
+@ON_ANY_MACHINE
 @given(st.text(max_size=60))
 def test_any_text_has_phrases_of_its_own_words(text):
     for phrase in RuleParser().noun_phrases(text):
@@ -268,6 +273,7 @@ def test_a_missing_model_is_missed_where_it_is_needed(tmp_path):
         judge.judge(picture, other)
 
 
+@ON_ANY_MACHINE
 @given(_box(), _box())
 def test_depth_of_two_flat_boxes_depends_on_which_is_nearer(box, other):
     depth = np.zeros((130, 130), np.float32)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -24,6 +24,7 @@ def right(record, found, colours=None):
     return all(atom.value for atom in atoms)
 
 
+ON_ANY_MACHINE = settings(max_examples=60, deadline=None)
 CUP, ZEBRA = {"class": "cup", "count": 1}, {"class": "zebra", "count": 1}
 
 
@@ -92,6 +93,7 @@ SIDES = st.floats(0, 100, allow_nan=False, width=32)
 BOXES = st.tuples(SIDES, SIDES, SIDES, SIDES).map(lambda b: (b[0], b[1], b[0] + b[2] + 1, b[1] + b[3] + 1))
 
 
+@ON_ANY_MACHINE
 @given(BOXES, BOXES)
 def test_places_by_another_way(box, other):
     centres = [np.array([(b[0] + b[2]) / 2, (b[1] + b[3]) / 2]) for b in (box, other)]
@@ -109,6 +111,7 @@ def test_places_by_another_way(box, other):
     assert relative_position(box, other) == expected
 
 
+@ON_ANY_MACHINE
 @given(BOXES, BOXES)
 def test_places_are_mirrored_from_the_other_side(box, other):
     mirror = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}

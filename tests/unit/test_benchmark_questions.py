@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danqing.errors import DataError
@@ -16,6 +16,7 @@ from danqing.scoring.looking import Looks
 from tests.benchmark_world import Sight, Thing, draw
 from tests.unit.test_benchmark_readers import FIXTURES
 
+ON_ANY_MACHINE = settings(max_examples=60, deadline=None)
 TREE = {1: [], 2: [1], 3: [2], 4: [1, 3]}
 
 
@@ -34,12 +35,14 @@ def test_a_question_counts_only_when_those_above_it_hold():
     assert held({1: False, 2: True, 3: True, 4: True}, TREE) == dict.fromkeys(TREE, False)
 
 
+@ON_ANY_MACHINE
 @given(st.lists(st.booleans(), min_size=4, max_size=4))
 def test_in_the_order_of_the_file_both_ways_agree(said):
     answers = dict(zip(TREE, said, strict=True))
     assert held(answers, TREE) == held_in_order(answers, TREE)
 
 
+@ON_ANY_MACHINE
 @given(st.permutations(list(TREE)), st.lists(st.booleans(), min_size=4, max_size=4))
 def test_the_order_of_questions_does_not_matter(order, said):
     answers = dict(zip(TREE, said, strict=True))
@@ -114,6 +117,7 @@ def test_words_count_as_often_as_they_are_wanted():
     assert recall(wanted, "No text recognized.", "en") == (0, 5)
 
 
+@ON_ANY_MACHINE
 @given(st.lists(st.sampled_from(["a", "b", "c"]), min_size=1), st.lists(st.sampled_from(["a", "b", "d"])))
 def test_recall_by_crossing_out(wanted, read):
     left, crossed = list(read), 0

@@ -63,7 +63,7 @@ class Benchmark:
     picture: Callable[[Path, Item], Image.Image] | None = None
     """The picture that an item is about, from the benchmark's folder; for edits, questions and captions."""
     ceilings: Callable[[Path], Sequence[System]] | None = None
-    """Systems that know the true answers: the most that the judge can see. The first stands beside answers."""
+    """Systems that know the true answers: the most that a judge can see. The first stands beside answers."""
 
     def path(self, folder: Path, name: str) -> Path:
         """Return one of the files; raises DataError when it is not there."""
