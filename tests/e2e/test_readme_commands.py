@@ -51,6 +51,9 @@ LIGHTNING = "Qwen-Image-Lightning-4steps-V2.0.safetensors"
 INTO_SOFA = '"put the cat of picture 1 on the sofa of picture 2"'
 UP_TO_THE_NETWORK = Run(mistake="--overwrite")  # the atlas is there: it ends after all flags were checked
 STOPPED = Run(more=("--max-seconds", "0", "--device", "cpu"), makes=("runs/nano/tokenizer",))
+NO_NETWORK = Run(mistake="HF_HUB_OFFLINE")  # tests have none: it ends where the hub is asked
+NO_CACHE = Run(mistake="expected it in the cache")
+GGUF = "qwen-image-Q8_0.gguf"
 COMMANDS = {
     'danqing "two bananas on a green background" -n 4 --seed 7': Run(makes=BANANAS),
     'danqing generate "一只熊猫，黄色背景" -o panda.png': Run(makes=("panda.png",)),
@@ -84,6 +87,16 @@ COMMANDS = {
     "--steps 50 --guidance 4": SMALL,
     "danqing info path/to/Qwen-Image": AS_IT_IS,
     f'danqing "a glass bird, transparent background" {RELEASE}-2.1 -o bird.png': Run(makes=("bird.png",)),
+    "danqing download Qwen/Qwen-Image --dry-run": NO_NETWORK,
+    'danqing generate "a red apple" --model Qwen/Qwen-Image --memory 16GB --dry-run': NO_CACHE,
+    f'danqing generate "a red apple" {RELEASE} --memory 16GB': QUICK,
+    "danqing convert path/to/Qwen-Image -o qwen-image-int8 --precision int8": Run(makes=("qwen-image-int8",)),
+    f"danqing convert path/to/Qwen-Image -o {GGUF} --precision q8_0": Run(makes=(GGUF,)),
+    f'danqing generate "a red apple" {RELEASE} --transformer {GGUF}': QUICK,
+    f"danqing info {GGUF}": AS_IT_IS,
+    "danqing convert ink.safetensors --like path/to/Qwen-Image --dialect kohya -o ink-kohya.safetensors": Run(
+        makes=("ink-kohya.safetensors",)
+    ),
     "danqing evaluate world -o evaluation": Run(
         more=("--rows", "object", "--steps", "1", "--no-baselines"), makes=("evaluation/report.html",)
     ),
