@@ -9,10 +9,10 @@ from danqing.scoring.looking import Asker
 from danqing.scoring.ocr import Reader
 
 QUESTION: Final = (
-    "Recognize the text in the image, only reply with the text content, but avoid repeating previously "
-    "mentioned content. If no text is recognized, please reply with 'No text recognized'."
+    "Write down all text that this picture shows, every piece of it once and nothing else. "
+    "Where it shows none, answer: No text recognized"
 )
-"""What LongText-Bench asks its reader (X-Omni, Geng et al. 2025)."""
+"""Asks what LongText-Bench asks its reader (X-Omni, Geng et al. 2025), in other words."""
 
 
 class OcrWords:
