@@ -165,7 +165,7 @@ def test_words_are_read_or_asked_for():
         name, version = "model", "1"
 
         def ask(self, picture, question):
-            assert "Recognize the text" in question
+            assert "all text that this picture shows" in question
             return "GOOD\n\n morning "
 
     words = AskedWords(Asked())
