@@ -9,7 +9,7 @@ from PIL import Image
 from danqing.errors import DataError
 from danqing.evaluation.items import Atom, Item, Made, System
 from danqing.evaluation.run import shuffle
-from danqing.evaluation.statistics import Observation, Pool
+from danqing.evaluation.statistics import Interval, Observation, Pool
 from danqing.evaluation.store import Gap, Store
 
 Role = Literal["model", "baseline", "ceiling", "floor"]
@@ -56,6 +56,10 @@ class Answer:
 
 Value = Callable[[Answer], float | None]
 """What an answer comes to; None where it says nothing about what a row measures."""
+Together = Callable[[Sequence["Answer"]], Sequence[float | None]]
+"""What each answer comes to beside the others, those that are not there among them: a place, rare words."""
+Corpus = Callable[[Sequence["Answer"], Sequence["Answer"]], Interval | None]
+"""What answers come to as a whole, beside the true ones: a distance of two sets of pictures."""
 
 
 def every_fact(answer: Answer) -> float:
@@ -83,6 +87,10 @@ class Row:
     """Of the values; without one they go from 0 to 1, and only such rows can be part of the mean."""
     over_seeds: Callable[[Sequence[Answer]], float] | None = None
     """In place of `value`, what the answers to one item with all seeds come to together."""
+    together: Together | None = None
+    """In place of `value`, what all answers with one seed come to, each beside the others."""
+    corpus: Corpus | None = None
+    """In place of `value`, what all answers come to as a whole, with an interval of its own."""
     weight: Callable[[Item], float] | None = None
     """What each answer to an item weighs in the row, by default the same: words of a text, questions."""
     parts: Callable[[Answer], Sequence[float] | None] | None = None
@@ -96,6 +104,10 @@ class Row:
             raise DataError(f"{self.name}: expected a row in {self.unit} to stay out of the mean; set counts")
         if (self.pool is None) != (self.parts is None) or (self.pool is not None and self.counts):
             raise DataError(f"{self.name}: expected parts and pool of a row out of the mean, found others")
+        if self.corpus is not None and not self.unit:
+            raise DataError(f"{self.name}: expected a row about all answers to have a unit, found none")
+        if sum(one is not None for one in (self.over_seeds, self.together, self.pool, self.corpus)) > 1:
+            raise DataError(f"{self.name}: expected one way to come to a value, found several")
 
     @property
     def items(self) -> str:
@@ -148,14 +160,13 @@ class Results:
         """Return what the answers of one cell come to."""
         answers = self.of(entrant, row)
         if row.over_seeds is None:
-            found = [_observed(row, one) for one in answers]
-            return [seen for one, seen in zip(answers, found, strict=True) if _says(one, seen)]
+            return _all_observed(row, answers, [one.item for one in answers])
         together: dict[str, list[Answer]] = {}
         for one in answers:
             together.setdefault(one.item.id, []).append(one)
         valued = []
         for some in together.values():
-            judged = [one for one in some if one.state == "judged"]
+            judged = _judged(some)
             valued.append(_observation(row, some[0].item, row.over_seeds(judged) if judged else None))
         return valued
 
@@ -164,13 +175,18 @@ class Results:
 
         Without one, what answers of the first entrant come to when judged for other items of the row.
         """
-        if row.over_seeds is not None or row.unit or row.pool is not None:
+        if row.over_seeds is not None or row.corpus is not None or (row.unit and row.together is None):
             return []
         for entrant in self.entrants:
             if entrant.role == "floor" and self.of(entrant, row):
                 return self.observations(entrant, row)
-        valued = [(item, row.value(answer)) for item, answer in self.shuffled.get(row.items, ())]
-        return [_observation(row, item, value) for item, value in valued if value is not None]
+        others = self.shuffled.get(row.items, ())
+        return _all_observed(row, [answer for _, answer in others], [item for item, _ in others])
+
+    def truth(self, row: Row) -> tuple[Answer, ...]:
+        """Return the judged true answers of a row: those of the first ceiling that has any."""
+        known = (self.of(one, row) for one in self.entrants if one.role == "ceiling")
+        return next((kept for some in known if (kept := _judged(some))), ())
 
 
 def read_results(
@@ -279,20 +295,38 @@ def _shuffled(
     return found
 
 
-def _observed(row: Row, answer: Answer) -> Observation:
+def _judged(answers: Sequence[Answer]) -> tuple[Answer, ...]:
+    return tuple(one for one in answers if one.state == "judged")
+
+
+def _all_observed(row: Row, answers: Sequence[Answer], items: Sequence[Item]) -> list[Observation]:
+    """Return what answers come to in a row, as observations of `items`.
+
+    The value is None where there is no answer; what a judged answer does not say anything of is left out.
+    """
+    if row.together is None:
+        found = [_observed(row, one, item) for one, item in zip(answers, items, strict=True)]
+    else:
+        values: dict[int, float | None] = {}
+        for seed in dict.fromkeys(one.seed for one in answers):
+            at = [place for place, one in enumerate(answers) if one.seed == seed]
+            values |= zip(at, row.together([answers[place] for place in at]), strict=True)
+        found = [_observation(row, item, values[place]) for place, item in enumerate(items)]
+    pairs = zip(answers, found, strict=True)
+    return [seen for one, seen in pairs if seen.value is not None or one.state != "judged"]
+
+
+def _observed(row: Row, answer: Answer, item: Item) -> Observation:
     """Return what one answer comes to in a row, with None as value where it comes to nothing."""
+    none = _observation(row, item, None)
     if answer.state != "judged":
-        return _observation(row, answer.item, None)
+        return none
+    if row.corpus is not None:
+        return none._replace(value=0.0)  # that it is there is all that one answer says
     if row.parts is None:
-        return _observation(row, answer.item, row.value(answer))
+        return _observation(row, item, row.value(answer))
     parts = row.parts(answer)
-    none = _observation(row, answer.item, None)
     return none if parts is None else none._replace(value=0.0, parts=tuple(parts))  # the pool has the value
-
-
-def _says(answer: Answer, seen: Observation) -> bool:
-    """Return whether an observation belongs into the row: a judged answer may say nothing of it."""
-    return seen.value is not None or answer.state != "judged"
 
 
 def _observation(row: Row, item: Item, value: float | None) -> Observation:

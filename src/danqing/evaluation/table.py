@@ -1,6 +1,6 @@
 """The rows of one benchmark: every system with interval, coverage and rank, its floor and comparisons."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from danqing.evaluation.printed import MEAN, printed
@@ -113,7 +113,7 @@ def rows_of(results: Results, labels: Iterable[str]) -> tuple[tuple[RowReport, .
             counts=row.counts,
             items=len({one.item.id for entrant in entrants for one in results.of(entrant, row)}),
             cells=empty | _cells(results, [row], observed),
-            floor=mean_over_rows([results.floor(row)]),
+            floor=_interval([row], [results.floor(row)]),
             comparisons=compared[row.name],
             ranks=_ranks([row], entrants, observed),
             published=printed(results.benchmark, row.name),
@@ -161,9 +161,9 @@ def _cells(results: Results, rows: Sequence[Row], observed: _Observed) -> dict[s
         values = [observed[entrant.label, row.name] for row in rows]
         states = [one.state for row in rows for one in results.of(entrant, row)]
         cells[entrant.label] = Cell(
-            interval=_interval(rows, values),
+            interval=_whole(results, entrant, rows) or _interval(rows, values),
             zero=_plain_mean(rows, [missing_as_zero(some) for some in values]) if shares else None,
-            common=_plain_mean(rows, common.get(entrant.label, [[] for _ in rows])),
+            common=_common(results, entrant, rows, common.get(entrant.label, [[] for _ in rows])),
             expected=len(states),
             judged=states.count("judged"),
             refused=states.count("refused"),
@@ -175,7 +175,33 @@ def _cells(results: Results, rows: Sequence[Row], observed: _Observed) -> dict[s
     return cells
 
 
+def _whole(
+    results: Results, entrant: Entrant, rows: Sequence[Row], items: Collection[str] | None = None
+) -> Interval | None:
+    """Return what all answers of one row, or those to some items, come to as a whole; None for other rows."""
+    if len(rows) != 1 or rows[0].corpus is None:
+        return None
+    answers = [
+        one
+        for one in results.of(entrant, rows[0])
+        if one.state == "judged" and (items is None or one.item.id in items)
+    ]
+    return rows[0].corpus(answers, results.truth(rows[0]))
+
+
+def _common(
+    results: Results, entrant: Entrant, rows: Sequence[Row], values: Sequence[Sequence[Observation]]
+) -> float | None:
+    """Return the mean, or what takes its place, over the items that every system answered."""
+    if len(rows) == 1 and rows[0].corpus is not None:
+        whole = _whole(results, entrant, rows, {one.item for one in values[0]})
+        return None if whole is None else whole.mean
+    return _plain_mean(rows, values)
+
+
 def _interval(rows: Sequence[Row], values: Sequence[Sequence[Observation]]) -> Interval | None:
+    if any(row.corpus is not None for row in rows):
+        return None
     if len(rows) == 1 and rows[0].pool is not None:
         return pooled_interval(values[0], rows[0].pool)
     return mean_over_rows(values, shares=not any(row.unit for row in rows))
@@ -225,4 +251,6 @@ def _comparisons(
 
 
 def _compared(row: Row, mine: Sequence[Observation], theirs: Sequence[Observation]) -> Comparison | None:
+    if row.corpus is not None:
+        return None
     return compare_rows([mine], [theirs]) if row.pool is None else compare_pooled(mine, theirs, row.pool)
