@@ -6,10 +6,19 @@ tests/fixtures/captions.json holds captions of our own, what that package made o
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from danqing.errors import DataError
-from danqing.scoring.captions import bleu, cider_d, rouge_l, score_captions
+from danqing.scoring.captions import (
+    bleu,
+    bleu_of_parts,
+    bleu_parts,
+    cider_d,
+    rouge_l,
+    score_captions,
+    spaced,
+)
 from danqing.scoring.tokenise import tokenise
 
 FIXTURE = json.loads((Path(__file__).parents[1] / "fixtures" / "captions.json").read_text("utf-8"))
@@ -75,3 +84,32 @@ def test_what_does_not_fit_together_is_refused(candidates, references, found):
     for measure in (score_captions, bleu, rouge_l, cider_d):
         with pytest.raises(DataError, match=found):
             measure(candidates, references)
+
+
+def test_bleu_of_a_corpus_is_what_the_parts_of_its_captions_sum_to():
+    parts = np.array([bleu_parts(*pair) for pair in zip(CANDIDATES, REFERENCES, strict=True)])
+    whole = [float(bleu_of_parts(parts.sum(0), order)) for order in (1, 2, 3, 4)]
+    assert whole == pytest.approx(FIXTURE["bleu"], abs=1e-6)
+    halves = np.array([parts[::2].sum(0), parts[1::2].sum(0)])
+    assert bleu_of_parts(halves, 4).tolist() == pytest.approx(
+        [bleu(CANDIDATES[at::2], REFERENCES[at::2])[3] for at in (0, 1)]
+    )
+
+
+def test_parts_of_one_caption_by_hand():
+    # "the the cat": "the" is in no reference twice; the nearest length is 2 before 5
+    found = bleu_parts("the the cat", ["the cat", "a dog and the cat"])
+    assert found == (2, 1, 0, 0, 3, 2, 1, 0, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "words"),
+    [
+        ("A red apple.", "en", "a red apple"),
+        ("三个红苹果，在LED灯前。", "zh", "三 个 红 苹 果 在 led 灯 前"),
+        ("赤いリンゴ", "ja", "赤 い リ ン ゴ"),
+        ("1 1/2 cups", "en", "1 1/2 cups"),
+    ],
+)
+def test_captions_without_spaces_are_cut_into_characters(text, language, words):
+    assert spaced(text, language) == words

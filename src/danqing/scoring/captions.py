@@ -7,11 +7,15 @@ CIDEr falls steeply when captions are longer than their references, so print the
 """
 
 import math
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Final, Self
+
+import numpy as np
 
 from danqing.errors import DataError
 from danqing.scoring.tokenise import tokenise
@@ -21,6 +25,13 @@ _BETA: Final = 1.2  # recall weighs more than precision in ROUGE-L
 _SIGMA: Final = 6.0  # words of difference in length that CIDEr-D forgives
 _TINY: Final = 1e-15  # keep BLEU finite where no n-gram is found,
 _SMALL: Final = 1e-9  # or none is there
+
+_SIGNS: Final = re.compile(
+    r"[\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Of Chinese and Japanese, which put no spaces between words."""
+_MARKS: Final = frozenset("。、・「」『』《》〈〉【】〔〕")
+"""Marks that the Penn Treebank does not know; the others become its own (NFKC)."""
 
 _Words = list[str]
 _Gram = tuple[str, ...]
@@ -68,6 +79,34 @@ def bleu(
 ) -> tuple[float, float, float, float]:
     """Return BLEU-1 to BLEU-4 of the corpus, 0 to 1 (Papineni et al. 2002)."""
     return _bleu(*_cut(candidates, references, tokenised))
+
+
+def bleu_parts(candidate: str, references: Sequence[str], *, tokenised: bool = False) -> tuple[float, ...]:
+    """Return ten numbers of one caption whose sums over captions are what `bleu_of_parts` takes."""
+    found, wanted = _cut([candidate], [references], tokenised)
+    return tuple(map(float, _counted(found[0], wanted[0])))
+
+
+def bleu_of_parts(parts: np.ndarray, order: int) -> np.ndarray:
+    """Return BLEU of words up to `order` in a row, of sums of parts (..., 10)."""
+    matched, total = parts[..., :order], parts[..., _ORDERS : _ORDERS + order]
+    ratio = (parts[..., -2] + _TINY) / (parts[..., -1] + _SMALL)
+    penalty = np.exp(np.minimum(0.0, 1 - 1 / ratio))
+    precisions = (matched + _TINY) / (total + _SMALL)
+    return np.asarray(penalty * precisions.prod(-1) ** (1 / order))
+
+
+def spaced(text: str, language: str) -> str:
+    """Return the words of a caption with single spaces between them, as measures take it when `tokenised`.
+
+    In Chinese and Japanese every character is a word, as others print scores of captions in characters, and
+    marks are dropped.
+    """
+    if language in ("zh", "ja"):
+        plain = unicodedata.normalize("NFKC", text)
+        marks = "".join(" " if sign in _MARKS else sign for sign in plain)
+        text = _SIGNS.sub(r" \g<0> ", marks)
+    return " ".join(word for part in tokenise(text) for word in part.split())
 
 
 def rouge_l(
@@ -128,26 +167,24 @@ def _grams(words: _Words) -> list[Counter[_Gram]]:
 
 def _bleu(found: list[_Words], wanted: list[list[_Words]]) -> tuple[float, float, float, float]:
     """Return the geometric means of clipped precisions, times the brevity penalty (equations 2 and 3)."""
-    matched, total, length, target = [0] * _ORDERS, [0] * _ORDERS, 0, 0
-    for words, several in zip(found, wanted, strict=True):
-        grams, others = _grams(words), [_grams(reference) for reference in several]
-        for order, counts in enumerate(grams):
-            most: Counter[_Gram] = Counter()
-            for other in others:
-                most |= other[order]
-            matched[order] += (counts & most).total()
-            total[order] += counts.total()
-        size = grams[0].total()
-        length += size
-        target += min((other[0].total() for other in others), key=lambda other: (abs(other - size), other))
-    ratio = (length + _TINY) / (target + _SMALL)
-    penalty = math.exp(min(0.0, 1 - 1 / ratio))
-    product, scores = 1.0, []
-    for order in range(_ORDERS):
-        product *= (matched[order] + _TINY) / (total[order] + _SMALL)
-        scores.append(penalty * product ** (1 / (order + 1)))
-    one, two, three, four = scores
+    sums = np.sum([_counted(*pair) for pair in zip(found, wanted, strict=True)], axis=0, dtype=np.float64)
+    one, two, three, four = (float(bleu_of_parts(sums, order + 1)) for order in range(_ORDERS))
     return one, two, three, four
+
+
+def _counted(words: _Words, several: list[_Words]) -> list[int]:
+    """Return matched n-grams, all n-grams, words, and words of the reference of the nearest length."""
+    matched, total = [], []
+    grams, others = _grams(words), [_grams(reference) for reference in several]
+    for order, counts in enumerate(grams):
+        most: Counter[_Gram] = Counter()
+        for other in others:
+            most |= other[order]
+        matched.append((counts & most).total())
+        total.append(counts.total())
+    size = grams[0].total()
+    near = min((other[0].total() for other in others), key=lambda other: (abs(other - size), other))
+    return [*matched, *total, size, near]
 
 
 def _rouge(words: _Words, several: list[_Words]) -> float:
