@@ -39,7 +39,9 @@ def main(folder: str, size: str, steps: str, precision: str, budget: str, guidan
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     began = time.process_time()
-    components = load_components(opened, device=device, dtype=dtype, tasks=("generate",), plan=plan)
+    components = load_components(
+        opened, device=device, dtype=dtype, tasks=("generate",), plan=plan, cache=False
+    )
     stage_peaks.append(peak[0])
     peak[0] = 0
     for progress in generate(components, [asked]):

@@ -94,12 +94,10 @@ def report_json(report: PlanReport) -> dict[str, Any]:
 def _part(sizes: Mapping[Part, PartSizes], plan: MemoryPlan, part: Part, format: str) -> PartReport:
     placement: Placement = getattr(plan, part)
     size = sizes[part].in_stage(placement, modulation_kept=True) - sizes[part].table_layers.memory
-    where = "in memory"
-    if not placement.kept:
-        where = "read when it is used, then dropped"
-    if placement.blocks is not None:
-        streamed = len(sizes[part].blocks) - placement.blocks
-        where = f"{streamed} of {len(sizes[part].blocks)} blocks streamed, {where}"
+    blocks, stay = len(sizes[part].blocks), placement.blocks
+    where = "in memory" if placement.kept else "read when it is used, then dropped"
+    if stay is not None:
+        where = f"{stay} of {blocks} blocks stay while it is used, {blocks - stay} are streamed"
     if part == "vae" and plan.vae_tile is not None:
         where += f"; pictures in tiles of {plan.vae_tile} latents"
     plain = part == "vae" or placement.format == "plain"
