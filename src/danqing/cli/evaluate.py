@@ -7,6 +7,7 @@ from typing import Literal
 
 import click
 
+from danqing.cli.evaluate_run import compare, export, fetch, list_benchmarks, run
 from danqing.cli.options import json_option, model_options, use_threads
 from danqing.cli.progress import bar
 
@@ -22,13 +23,24 @@ Examples:
   danqing evaluate world --rows object --rows count --plan
   danqing evaluate world --rows edit --rows describe --rows questions --concepts 300
 """
+GROUP_EXAMPLES = """\b
+Examples:
+  danqing evaluate world
+  danqing evaluate list
+  danqing evaluate run world --system nano --system published:GPT-Image-1 -o evaluation
+  danqing evaluate compare nano earlier --folder evaluation
+"""
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.group(epilog=WORLD_EXAMPLES)
+@click.group(epilog=GROUP_EXAMPLES)
 def evaluate() -> None:
-    """Measure a checkpoint."""
+    """Measure checkpoints and other systems."""
+
+
+for _command in (run, list_benchmarks, fetch, compare, export):
+    evaluate.add_command(_command)
 
 
 @evaluate.command(epilog=EXAMPLES)

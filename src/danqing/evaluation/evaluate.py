@@ -1,21 +1,23 @@
 """Any set of benchmarks with any set of systems, from plan to report; every part resumes where it was."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from danqing.errors import ConfigError, RequestError
+from danqing.errors import ConfigError
 from danqing.evaluation.exam import Entered, Exam
-from danqing.evaluation.items import Item
+from danqing.evaluation.items import Ability, Item, Judge
+from danqing.evaluation.judges.agreement import Agreement, agreement
 from danqing.evaluation.page import write_page, write_text
 from danqing.evaluation.prices import Budget
-from danqing.evaluation.published import PublishedSystem
 from danqing.evaluation.report import Report, make_report
 from danqing.evaluation.results import Entrant, Results, read_results
-from danqing.evaluation.run import Plan, Tell, plan, run, score
+from danqing.evaluation.run import Plan, Tell, plan, to_judge
 from danqing.evaluation.store import Store
-from danqing.evaluation.systems import SourceOf
+from danqing.evaluation.table import shown
+from danqing.evaluation.workers import Here, JudgeRole, SystemRole, Workers
 
 STORE: Final = "store.sqlite"
 REPORT: Final = "report.json"
@@ -32,11 +34,11 @@ class Evaluation:
     folder: Path
     """Holds `store.sqlite`, `report.json` and `report.html`."""
     title: str = ""
-    published: tuple[PublishedSystem, ...] = ()
-    """Systems of which the report shows what others printed."""
+    published: tuple[str, ...] = ()
+    """Systems of which the report shows what others printed, if anything."""
     floor: bool = True
     """Whether answers of the first system are judged for other prompts too."""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
     """What else the report is to say."""
 
     def __post_init__(self) -> None:
@@ -56,21 +58,6 @@ class Evaluation:
         return tuple(item for item in exam.items if item.id in able)
 
 
-def any_source(exams: Sequence[Exam]) -> SourceOf | None:
-    """Return what gives the picture that an item of any exam is about; None where no item is about one."""
-    sources = {item.source: exam.source_of for exam in exams for item in exam.items if item.source}
-    if not sources:
-        return None
-
-    def source_of(item: Item):  # type: ignore[no-untyped-def]
-        found = sources.get(item.source)
-        if found is None:
-            raise RequestError(f"expected a picture named {item.source!r}, found none in the benchmarks")
-        return found(item)
-
-    return source_of
-
-
 def plans(evaluation: Evaluation, store: Store) -> list[Plan]:
     """Return what each system still has to answer."""
     return [
@@ -82,30 +69,38 @@ def plans(evaluation: Evaluation, store: Store) -> list[Plan]:
 
 
 def evaluate(
-    evaluation: Evaluation, *, command: str, budget: Budget | None = None, tell: Tell | None = None
+    evaluation: Evaluation,
+    *,
+    command: str,
+    budget: Budget | None = None,
+    workers: Workers | None = None,
+    tell: Tell | None = None,
 ) -> Report:
     """Make what is missing, judge it, and write report and page; returns the report.
 
-    Raises ResourceError before anything is asked when it may cost more than the budget, ConfigError when a
-    key or a client library is missing.
+    With `workers` answers are made and judged by them, the same ones as here. Raises ResourceError before
+    anything is asked when it may cost more than the budget, ConfigError when a key or a client library is
+    missing.
     """
     evaluation.folder.mkdir(parents=True, exist_ok=True)
+    chosen: Workers = Here() if workers is None else workers
     with Store.open(evaluation.folder / STORE) as store:
         _check(plans(evaluation, store), budget)
-        results, notes = [], list(evaluation.notes)
         for exam in evaluation.exams:
             _keep_sources(exam, evaluation.asked(exam), store)
-            for entered in evaluation.of(exam):
-                stopped = _answer(evaluation, exam, entered, store, budget, tell)
-                notes += [f"{entered.system.name} stopped in {exam.title}: {stopped}"] if stopped else []
-            results.append(_read(evaluation, exam, store))
-            notes += exam.notes(results[-1])
+        notes = [*evaluation.notes, *_answer_all(evaluation, store, budget, chosen, tell)]
+        notes += _judge_all(evaluation, store, chosen, tell)
+        results = [_read(evaluation, exam, store) for exam in evaluation.exams]
+        notes += [
+            note for exam, one in zip(evaluation.exams, results, strict=True) for note in exam.notes(one)
+        ]
         report = make_report(
             results,
             title=evaluation.title,
             commands=[command],
             notes=notes,
             published=evaluation.published,
+            agreements=_agreements(evaluation, results, store),
         )
         write_text(evaluation.folder / REPORT, report.to_json() + "\n")
         write_page(report, results, evaluation.folder / PAGE)
@@ -123,25 +118,79 @@ def _check(wanted: Sequence[Plan], budget: Budget | None) -> None:
             check()
 
 
-def _answer(
-    evaluation: Evaluation,
-    exam: Exam,
-    entered: Entered,
-    store: Store,
-    budget: Budget | None,
-    tell: Tell | None,
-) -> str:
-    """Let one system answer an exam and judge what it said; returns why it stopped early, if it did."""
-    stopped = ""
-    system = entered.system
-    for seeds, ability, items in exam.parts(entered.part(evaluation.asked(exam))):
-        if not stopped:
-            stopped = run(plan(items, system, seeds, store), store, budget=budget, tell=tell).stopped
-        judge = exam.judges()[ability]
-        score(items, system, seeds, judge, store, tell=tell)
-        if evaluation.floor and entered is evaluation.entered[0] and ability in exam.shuffled:
-            score(items, system, seeds, judge, store, shuffled=True, tell=tell)
-    return stopped
+def _answer_all(
+    evaluation: Evaluation, store: Store, budget: Budget | None, workers: Workers, tell: Tell | None
+) -> list[str]:
+    """Let every system answer every exam; returns which stopped early, and why."""
+    notes, stopped = [], set[str]()
+    for exam in evaluation.exams:
+        for number, entered in enumerate(evaluation.of(exam)):
+            system, role = entered.system, SystemRole(exam=exam.name, number=number)
+            for seeds, _, items in exam.parts(entered.part(evaluation.asked(exam))):
+                if system.name in stopped:
+                    continue
+                wanted = plan(items, system, seeds, store)
+                done = workers.answer(wanted, store, role=role, budget=budget, tell=tell)
+                if done.stopped:
+                    stopped.add(system.name)
+                    notes.append(f"{system.name} stopped in {exam.title}: {done.stopped}")
+    return notes
+
+
+def _judge_all(evaluation: Evaluation, store: Store, workers: Workers, tell: Tell | None) -> list[str]:
+    """Judge every answer that is there; returns what could not be judged, and why."""
+    complaints: Counter[str] = Counter()
+
+    def complain(why: str) -> None:
+        complaints[why] += 1
+
+    for exam in evaluation.exams:
+        for second, judges in enumerate((exam.judges, exam.second)):
+            for entered in evaluation.of(exam) if judges is not None else ():
+                for seeds, ability, items in exam.parts(entered.part(evaluation.asked(exam))):
+                    judge = (judges or exam.judges)()[ability]
+                    role = JudgeRole(exam=exam.name, ability=ability, second=bool(second))
+                    first = entered is evaluation.entered[0] and not second
+                    floor = evaluation.floor and first and ability in exam.shuffled
+                    for shuffled in (False, True) if floor else (False,):
+                        pairs = to_judge(items, entered.system, seeds, judge, store, shuffled=shuffled)
+                        workers.judge(pairs, judge, store, role=role, complain=complain, tell=tell)
+    return [f"{count} answers not judged: {why}" for why, count in complaints.items()]
+
+
+def _agreements(evaluation: Evaluation, several: Sequence[Results], store: Store) -> list[Agreement]:
+    """Return how far first and second judges agree, where there are two."""
+    found = []
+    for exam, results in zip(evaluation.exams, several, strict=True):
+        if exam.second is None:
+            continue
+        systems = {entrant.label: _judged_keys(results, entrant, store) for entrant in shown(results)}
+        pairs = zip(_each(exam.judges()), _each(exam.second()), strict=True)
+        for first, second in pairs:
+            one, other = (store.scores(judge.name, judge.version) for judge in (first, second))
+            if one.keys() & other.keys():
+                names = (_told(first), _told(second))
+                if names[0] == names[1]:
+                    names = (f"{names[0]} {first.version}", f"{names[1]} {second.version}")
+                found.append(agreement(one, other, judges=names, systems=systems))
+    return found
+
+
+def _judged_keys(results: Results, entrant: Entrant, store: Store) -> list[tuple[str, str]]:
+    """Return digest and item of the answers of a system."""
+    answers = [one for row in results.rows for one in results.of(entrant, row)]
+    digests = store.digests(list({one.key for one in answers}))
+    return list({(digests[one.key], one.item.id): None for one in answers if one.key in digests})
+
+
+def _each(judges: Mapping[Ability, Judge]) -> list[Judge]:
+    return list({(judge.name, judge.version): judge for judge in judges.values()}.values())
+
+
+def _told(judge: Judge) -> str:
+    """Return the name of a judge with the models in it."""
+    models = getattr(judge, "models", {})
+    return f"{judge.name} ({', '.join(models.values())})" if models else judge.name
 
 
 def _read(evaluation: Evaluation, exam: Exam, store: Store) -> Results:
@@ -158,8 +207,17 @@ def _read(evaluation: Evaluation, exam: Exam, store: Store) -> Results:
         name=exam.name,
         benchmark=exam.benchmark,
         title=exam.title,
-        about=exam.about,
+        about=_about(exam),
     )
+
+
+def _about(exam: Exam) -> dict[str, str]:
+    """Return what is told of an exam, and which models looked at its answers."""
+    models = {
+        role: model for judge in _each(exam.judges()) for role, model in getattr(judge, "models", {}).items()
+    }
+    looked = ", ".join(f"{role}: {model}" for role, model in models.items())
+    return {**exam.about, **({"Models that looked": looked} if looked else {})}
 
 
 def _keep_sources(exam: Exam, asked: Sequence[Item], store: Store) -> None:

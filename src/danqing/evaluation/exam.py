@@ -6,13 +6,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from danqing.errors import RequestError
+from danqing.errors import RequestError, ResourceError
 from danqing.evaluation.benchmarks.benchmark import Benchmark, Variant
 from danqing.evaluation.items import Ability, Item, Judge, System, content_key
 from danqing.evaluation.results import Results, Role, Row
 from danqing.evaluation.run import able
 from danqing.evaluation.systems import TASKS, SourceOf
-from danqing.scoring.looking import Looks
+from danqing.scoring.looking import ROLES, Looks
 
 Profile = Literal["smoke", "lite", "official"]
 """Ten prompts or two a row; a hundred in equal parts over the rows; all, with every seed of the protocol."""
@@ -47,6 +47,8 @@ class Exam:
     rows: tuple[Row, ...]
     judges: Callable[[], Mapping[Ability, Judge]]
     """Gives who judges pictures, edits and texts; called when there is something to judge."""
+    second: Callable[[], Mapping[Ability, Judge]] | None = None
+    """Gives other judges of the same facts, to see how far they agree with the first."""
     seeds: tuple[int, ...] = (0,)
     seeds_of: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """By row of the items, where it has seeds of its own."""
@@ -77,6 +79,7 @@ def benchmark_exam(
     variant: Variant | None = None,
     looks: Callable[[], Looks] = Looks,
     roles: Collection[str] = (),
+    second: Callable[[], Looks] | None = None,
 ) -> Exam:
     """Return a benchmark as an exam.
 
@@ -87,37 +90,32 @@ def benchmark_exam(
         variant: which score; the benchmark's first by default.
         looks: loads the models that look at pictures for its judge.
         roles: those that `looks` fills.
+        second: loads the models of a second judge, to see how far the two agree.
 
-    Raises DataError when files are missing, RequestError for an unknown variant or a role that is empty.
+    Raises DataError when files are missing, RequestError for an unknown variant and where models are missing
+    without which nothing can be judged.
     """
     chosen = variant or benchmark.variants[0]
     if chosen not in benchmark.variants:
         raise RequestError(f"{benchmark.name}: expected {' or '.join(benchmark.variants)}, found {chosen!r}")
-    if empty := [role for role in benchmark.judges if role not in roles]:
-        officially = ", ".join(f"{role} ({benchmark.judges[role]})" for role in empty)
-        raise RequestError(
-            f"{benchmark.name}: expected a model that looks at pictures as {officially}, found none; name "
-            f"one with --judge {empty[0]}=MODEL"
-        )
+    _check_roles(benchmark, chosen, roles)
     every = benchmark.read(folder)
     items = sample(every, profile)
     seeds = benchmark.seeds if profile == "official" else benchmark.seeds[:1]
-
-    @cache
-    def judges() -> Mapping[Ability, Judge]:
-        judge = benchmark.judge(looks(), chosen)
-        return dict.fromkeys(TASKS, judge)
-
+    picture, several = benchmark.picture, len(benchmark.variants) > 1
+    known = () if benchmark.ceilings is None else benchmark.ceilings(folder)
     return Exam(
-        name=benchmark.name if len(benchmark.variants) == 1 else f"{benchmark.name}-{chosen}",
+        name=f"{benchmark.name}-{chosen}" if several else benchmark.name,
         benchmark=benchmark.name,
-        title=benchmark.title if len(benchmark.variants) == 1 else f"{benchmark.title}, {chosen}",
+        title=f"{benchmark.title}, {chosen}" if several else benchmark.title,
         items=tuple(items),
         rows=benchmark.rows(chosen),
-        judges=judges,
+        judges=_judges(benchmark, chosen, looks),
+        second=None if second is None else _judges(benchmark, chosen, second),
         seeds=seeds,
-        about=_about(benchmark, items, len(every), seeds, profile),
-        **_extras(benchmark, folder, items),
+        source_of=None if picture is None else lambda item: picture(folder, item),
+        own=tuple(Entered(system=system, role="ceiling") for system in known),
+        about=_about(benchmark, items, len(every), seeds, profile, roles),
     )
 
 
@@ -139,8 +137,52 @@ def sample(items: Sequence[Item], profile: Profile) -> list[Item]:
     return [item for item in items if item.id in chosen]
 
 
+def _judges(
+    benchmark: Benchmark, variant: Variant, looks: Callable[[], Looks]
+) -> Callable[[], Mapping[Ability, Judge]]:
+    @cache
+    def judges() -> Mapping[Ability, Judge]:
+        return dict.fromkeys(TASKS, benchmark.judge(looks(), variant))
+
+    return judges
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Promised:
+    """Stands for a model that is not loaded yet, where only its name is asked for."""
+
+    name: str
+    version: str = ""
+
+
+def _check_roles(benchmark: Benchmark, variant: Variant, roles: Collection[str]) -> None:
+    """Raise before anything is drawn when there is nobody to look at it."""
+    empty = [role for role in benchmark.judges if role not in roles]
+    if not empty:
+        return
+    promised: dict[str, Any] = {
+        ROLES[role]: _Promised(name=role) for role in benchmark.judges if role in roles
+    }
+    try:
+        if promised:
+            benchmark.judge(Looks(**promised), variant)
+            return  # some of its items can be judged
+    except ResourceError:
+        pass
+    officially = ", ".join(f"{role} ({benchmark.judges[role]})" for role in empty)
+    raise RequestError(
+        f"{benchmark.name}: expected a model that looks at pictures as {officially}, found none; name one "
+        f"with --judge {empty[0]}=MODEL"
+    )
+
+
 def _about(
-    benchmark: Benchmark, items: Sequence[Item], every: int, seeds: Sequence[int], profile: Profile
+    benchmark: Benchmark,
+    items: Sequence[Item],
+    every: int,
+    seeds: Sequence[int],
+    profile: Profile,
+    roles: Collection[str],
 ) -> dict[str, str]:
     width, height = benchmark.size or (0, 0)
     official = len(benchmark.seeds)
@@ -152,12 +194,9 @@ def _about(
         "Protocol of its authors": f"{every} prompts, {pictures}{sized}. {benchmark.protocol}".strip(),
         "Asked here": f"{len(items)} of {every} prompts ({profile}), seeds {_numbers(seeds)}",
         "Judges of its authors": ", ".join(f"{role}: {model}" for role, model in benchmark.judges.items()),
+        "Without a judge here": ", ".join(role for role in benchmark.judges if role not in roles),
     }
     return {heading: line for heading, line in told.items() if line}
-
-
-def _extras(benchmark: Benchmark, folder: Path, items: Sequence[Item]) -> dict[str, Any]:
-    return {}
 
 
 def _numbers(seeds: Sequence[int]) -> str:

@@ -41,8 +41,6 @@ class Bar:
     label: str
     role: str
     interval: Interval
-    rank: str
-    """Its place among the systems that are measured; empty where there is no other."""
     spoken: str
 
 
@@ -157,16 +155,7 @@ def _bars(report: Report, row: RowReport) -> list[Bar]:
             continue
         low, high = _share(interval.low), _share(interval.high)
         spoken = "; ".join([f"{column.label} {_share(interval.mean)}, 95 % interval {low} to {high}", *ends])
-        rank = row.ranks.get(column.label)
-        bars.append(
-            Bar(
-                label=column.label,
-                role=column.role,
-                interval=interval,
-                rank="" if rank is None else str(rank),
-                spoken=spoken,
-            )
-        )
+        bars.append(Bar(label=column.label, role=column.role, interval=interval, spoken=spoken))
     return bars
 
 

@@ -4,7 +4,7 @@ import base64
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from PIL import Image
 
@@ -137,7 +137,7 @@ def _distinct(told: Iterable[RowReport], results: Results) -> list[tuple[RowRepo
     rows, seen, found = {row.name: row for row in results.rows}, set[str](), []
     for one in told:
         row = rows.get(one.name)
-        if row is not None and row.pool is None and row.items not in seen:
+        if row is not None and row.pool is None and row.corpus is None and row.items not in seen:
             seen.add(row.items)
             found.append((one, row))
     return found
@@ -179,19 +179,38 @@ def _gallery(told: RowReport, results: Results, row: Row, per_row: int, room: in
 def _valued(answers: Sequence[Answer], row: Row) -> list[tuple[Answer, float]]:
     """Return answers and what they came to, worst first; a missing one is worse than any."""
     asked = [one for one in answers if one.state not in ("missing", "unjudged")]
-    if row.over_seeds is None:
-        values_of = [row.value(one) if one.state == "judged" else -1.0 for one in asked]
-        pairs = [(one, value) for one, value in zip(asked, values_of, strict=True) if value is not None]
-        return sorted(pairs, key=lambda pair: (pair[1], pair[0].seed, pair[0].item.id))
-    together: dict[str, list[Answer]] = {}
-    for one in asked:
-        together.setdefault(one.item.id, []).append(one)
-    values = {
-        name: row.over_seeds(judged) if (judged := [o for o in some if o.state == "judged"]) else -1.0
-        for name, some in together.items()
-    }
-    pairs = [(one, values[one.item.id]) for one in asked]
-    return sorted(pairs, key=lambda pair: (pair[1], pair[0].item.id, pair[0].seed))
+    values = _values(asked, row)
+    pairs = [
+        (one, -1.0 if one.state != "judged" else value)
+        for one, value in zip(asked, values, strict=True)
+        if value is not None or one.state != "judged"
+    ]
+    key = (1, 0) if row.over_seeds is None else (0, 1)  # the answers to one item stay together
+
+    def order(pair: tuple[Answer, float | None]) -> tuple[Any, ...]:
+        about = (pair[0].item.id, pair[0].seed)
+        return (pair[1], about[key[0]], about[key[1]])
+
+    return sorted(pairs, key=order)  # type: ignore[arg-type]
+
+
+def _values(answers: Sequence[Answer], row: Row) -> list[float | None]:
+    """Return what each answer comes to in a row of shares; None for what is not judged, or says nothing."""
+    if row.over_seeds is not None:
+        some: dict[str, list[Answer]] = {}
+        for one in answers:
+            some.setdefault(one.item.id, []).append(one)
+        judged = {name: [one for one in several if one.state == "judged"] for name, several in some.items()}
+        whole = {name: row.over_seeds(kept) if kept else None for name, kept in judged.items()}
+        return [whole[one.item.id] for one in answers]
+    if row.together is None:
+        return [row.value(one) if one.state == "judged" else None for one in answers]
+    values: list[float | None] = [None] * len(answers)
+    for seed in dict.fromkeys(one.seed for one in answers):
+        at = [place for place, one in enumerate(answers) if one.seed == seed]
+        for place, value in zip(at, row.together([answers[place] for place in at]), strict=True):
+            values[place] = value
+    return values
 
 
 def _standing(results: Results) -> list[Entrant]:
@@ -206,12 +225,19 @@ def _side_by_side(results: Results, entrants: Sequence[Entrant], room: int) -> t
     if sum(one.role != "ceiling" for one in entrants) < 2:  # a gallery shows one and the truth
         return [], 0
     shown_rows = _distinct_rows(results)
-    found: list[tuple[float, str, Row, list[Answer | None]]] = []
+    found: list[_Candidate] = []
     for row in shown_rows:
-        answers = [{(a.item.id, a.seed): a for a in results.of(one, row)} for one in entrants]
+        known = [results.of(one, row) for one in entrants]
+        answers = [
+            {
+                (one.item.id, one.seed): (one, value)
+                for one, value in zip(some, _values(some, row), strict=True)
+            }
+            for some in known
+        ]
         for key in answers[0]:
             cells = [some.get(key) for some in answers]
-            found.append((_difference(row, cells), key[0], row, cells))
+            found.append((_difference([cell and cell[1] for cell in cells]), key[0], row, cells))
     found.sort(key=lambda one: (-one[0], one[1]))
     beside, used = [], 0
     for _, _, row, cells in _spread(found, len(shown_rows)):
@@ -224,17 +250,20 @@ def _side_by_side(results: Results, entrants: Sequence[Entrant], room: int) -> t
     return beside, used
 
 
+_Cell = tuple[Answer, float | None] | None
+_Candidate = tuple[float, str, Row, list[_Cell]]
+"""How much to see there is, the item, its row, and what every system answered and came to."""
+
+
 def _distinct_rows(results: Results) -> list[Row]:
     seen: dict[str, Row] = {}
     for row in results.rows:
-        if not row.unit and row.pool is None and row.over_seeds is None:
+        if not row.unit and row.pool is None and row.corpus is None and row.over_seeds is None:
             seen.setdefault(row.items, row)
     return list(seen.values())
 
 
-def _spread(
-    found: Sequence[tuple[float, str, Row, list[Answer | None]]], rows: int
-) -> list[tuple[float, str, Row, list[Answer | None]]]:
+def _spread(found: Sequence[_Candidate], rows: int) -> list[_Candidate]:
     """Return the first prompts, as many of each row as fit, each prompt once."""
     most = max(1, -(-BESIDE // max(rows, 1)))
     taken: dict[str, int] = {}
@@ -248,33 +277,25 @@ def _spread(
     return chosen
 
 
-def _difference(row: Row, cells: Sequence[Answer | None]) -> float:
-    """Return how far the first system lies below the best of the others, or apart from them."""
-    values = [row.value(one) if one is not None and one.state == "judged" else None for one in cells]
+def _difference(values: Sequence[float | None]) -> float:
+    """Return how far the first system lies below the best of the others; below 0 where it does not."""
     known = [value for value in values[1:] if value is not None]
-    mine = values[0] if values[0] is not None else 0.0
-    return max(known) - mine if known and max(known) > mine else -1.0 if not known else -mine / 2
+    return max(known) - (values[0] or 0.0) if known else -1.0
 
 
-def _compared(row: Row, cells: Sequence[Answer | None]) -> Beside:
-    item = next(one.item for one in cells if one is not None)
-    first = next(one for one in cells if one is not None)
+def _compared(row: Row, cells: Sequence[_Cell]) -> Beside:
+    first = next(cell[0] for cell in cells if cell is not None)
+    item = first.item
     return Beside(
         prompt=_asked(item),
         language=_language(item),
         title=row.title or row.name,
         source=_thumbnail(first.store.source(item.source), _SMALL) if item.source else None,
         cells=tuple(
-            None if one is None else _card(one, met=_met(row, one), truth=None, side=_SMALL, sourced=False)
-            for one in cells
+            None if cell is None else _card(cell[0], met=False, truth=None, side=_SMALL, sourced=False)
+            for cell in cells
         ),
     )
-
-
-def _met(row: Row, answer: Answer) -> bool:
-    value = row.value(answer) if answer.state == "judged" else None
-    degrees = any(atom.value not in (0, 1) for atom in answer.atoms)
-    return value is not None and value >= (0.5 if degrees else 1.0)
 
 
 def _card(

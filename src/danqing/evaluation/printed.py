@@ -17,7 +17,39 @@ class Metric(NamedTuple):
 
 MEAN: Final = "mean over rows"
 """Name of the row that holds the mean over those that count."""
-PRINTED: Final[Mapping[str, Mapping[str, Metric]]] = {}
+_COMPBENCH: Final = "T2I-CompBench++"
+_EARLIER: Final = "T2I-CompBench (old BLIP-VQA code)"
+_CORE: Final = "T2I-CoReBench"
+PRINTED: Final[Mapping[str, Mapping[str, Metric]]] = {
+    "compbench": {
+        **{f"compbench-{name}": Metric(_COMPBENCH, name) for name in ("color", "shape", "texture")},
+        **{f"compbench-{name}-2023": Metric(_EARLIER, name) for name in ("color", "shape", "texture")},
+        "compbench-spatial": Metric(_COMPBENCH, "spatial_2d"),
+        "compbench-3d_spatial": Metric(_COMPBENCH, "spatial_3d"),
+        **{f"compbench-{name}": Metric(_COMPBENCH, name) for name in ("numeracy", "non_spatial", "complex")},
+    },
+    "geneval": {
+        "geneval-single_object": Metric("GenEval", "single"),
+        "geneval-two_object": Metric("GenEval", "two"),
+        **{
+            f"geneval-{name}": Metric("GenEval", name)
+            for name in ("counting", "colors", "position", "color_attr")
+        },
+        MEAN: Metric("GenEval", "overall"),
+    },
+    "dpg": {
+        "dpg": Metric("DPG-Bench", "overall"),
+        **{
+            f"dpg-{name}": Metric("DPG-Bench", name)
+            for name in ("global", "entity", "attribute", "relation", "other")
+        },
+    },
+    "longtext": {
+        "longtext-en": Metric("LongText-Bench", "text_accuracy", "English"),
+        "longtext-zh": Metric("LongText-Bench", "text_accuracy", "Chinese"),
+    },
+    "corebench": {MEAN: Metric(_CORE, "overall")},
+}
 """Name of a benchmark -> name of a row -> what the table calls it. Benchmarks of nano's size have none: their
 prompts are other prompts."""
 

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from danqing.errors import DataError
+from danqing.evaluation.judges.agreement import Agreement
 from danqing.evaluation.prices import billed_by, cost_with, prices_as_of
-from danqing.evaluation.published import Published, PublishedSystem
+from danqing.evaluation.published import Published, lookup
 from danqing.evaluation.results import Answer, Entrant, Results, Role
 from danqing.evaluation.statistics import Interval
 from danqing.evaluation.table import RowReport, rows_of, shown
@@ -47,6 +48,8 @@ class Section:
     """One benchmark of the report."""
 
     name: str
+    benchmark: str
+    """Name of the benchmark alone, without the variant of its score."""
     title: str
     about: Mapping[str, str]
     """What a reader must know of it, a line a heading."""
@@ -72,7 +75,7 @@ class Report:
     """Systems of which published scores are shown."""
     scores: tuple[Published, ...] = ()
     """The published scores of these systems, whatever the benchmark."""
-    agreements: tuple[Mapping[str, Any], ...] = ()
+    agreements: tuple[Agreement, ...] = ()
     """How often pairs of judges say the same."""
     prices: str = ""
     """Day on which the table of prices was last checked."""
@@ -118,8 +121,8 @@ def make_report(
     title: str,
     commands: Sequence[str] = (),
     notes: Sequence[str] = (),
-    published: Sequence[PublishedSystem] = (),
-    agreements: Sequence[Mapping[str, Any]] = (),
+    published: Sequence[str] = (),
+    agreements: Sequence[Agreement] = (),
 ) -> Report:
     """Return the report of what a store holds of one benchmark or several; rows without an item are left out.
 
@@ -134,7 +137,14 @@ def make_report(
         title=title,
         columns=made,
         sections=tuple(
-            Section(name=one.name, title=one.title, about=one.about, judges=one.judges) for one in several
+            Section(
+                name=one.name,
+                benchmark=one.benchmark,
+                title=one.title,
+                about=one.about,
+                judges=one.judges,
+            )
+            for one in several
         ),
         rows=tuple(row for rows, _ in tables for row in rows),
         means=tuple(mean for _, mean in tables),
@@ -143,8 +153,8 @@ def make_report(
             for name, version in judges
             if (seconds := store.judging_seconds(name, version)) is not None
         ),
-        published=tuple(system.name for system in published),
-        scores=tuple(row for system in published for row in system.rows),
+        published=tuple(published),
+        scores=tuple(row for system in published for row in lookup(system=system)),
         agreements=tuple(agreements),
         prices=prices_as_of().isoformat() if any(column.spent != 0 for column in made) else "",
         commands=tuple(commands),
@@ -235,6 +245,7 @@ def _lines(report: Report) -> list[str]:
         lines.append(f"{column.label} {column.version}: {judged} of {expected} judged{told}{cost}")
     for judge in report.judges:
         lines.append(f"judged by {judge.name} {judge.version}, {judge.seconds:.3g} seconds an answer")
+    lines += [str(one) for one in report.agreements]
     return lines + list(report.notes)
 
 

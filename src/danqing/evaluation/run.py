@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Final
+from typing import Any, Final
 
 from danqing.errors import ConfigError, DanqingError, DataError, RequestError, ResourceError
 from danqing.evaluation.items import Ability, Item, Judge, System
@@ -19,7 +19,12 @@ from danqing.evaluation.store import Gap, Store, Task, answer_key
 Tell = Callable[[int, int, str], None]
 """Is told how many are done, of how many, and the row in hand."""
 
+Complain = Callable[[str], None]
+"""Is told why an answer could not be judged."""
+
 BATCH: Final = 4
+PATIENCE: Final = 3
+"""Times in a row that a judge may fail in a row of items before it is given up there."""
 _COMMIT: Final = 16  # judgements a transaction; a killed program loses no more
 
 
@@ -152,6 +157,29 @@ def score(
     With `shuffled`, answers are judged for the item that `shuffle` gives instead of their own, which tells
     the floor.
     """
+    pairs = to_judge(items, system, seeds, judge, store, shuffled=shuffled)
+    return judge_pairs(pairs, judge, store, tell=tell)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToJudge:
+    """One answer, and the item that it is judged for."""
+
+    digest: str
+    key: str
+    item: Item
+
+
+def to_judge(
+    items: Sequence[Item],
+    system: System,
+    seeds: Sequence[int],
+    judge: Judge,
+    store: Store,
+    *,
+    shuffled: bool = False,
+) -> list[ToJudge]:
+    """Return the answers that are there and that a judge has not judged yet."""
     items = able(system, items)
     asked = shuffle(items) if shuffled else {item.id: item for item in items}
     keys = {
@@ -160,24 +188,52 @@ def score(
         if item.id in asked
         for seed in seeds
     }
-    digests, known = (
-        store.digests(list(dict.fromkeys(keys.values()))),
-        store.scores(judge.name, judge.version),
-    )
+    digests = store.digests(list(dict.fromkeys(keys.values())))
+    known = store.scores(judge.name, judge.version)
     missing = {
-        (digest, asked[item].id): (key, asked[item])
+        (digest, asked[item].id): ToJudge(digest=digest, key=key, item=asked[item])
         for (item, _), key in keys.items()
         if (digest := digests.get(key)) is not None and (digest, asked[item].id) not in known
     }
-    pairs = list(missing.items())
+    return list(missing.values())
+
+
+def judge_pairs(
+    pairs: Sequence[ToJudge],
+    judge: Judge,
+    store: Store,
+    *,
+    complain: Complain | None = None,
+    tell: Tell | None = None,
+) -> int:
+    """Judge answers and keep what was said; return how many were judged.
+
+    With `complain`, what a judge lacks, a model or a connection, is told, the answer stays unjudged, and
+    after `PATIENCE` times in a row the rest of its row does too; without it is raised.
+    """
+    judged, failures = 0, dict[str, int]()
     for start in range(0, len(pairs), _COMMIT):
         part = pairs[start : start + _COMMIT]
         began = time.perf_counter()
-        said = [(d, i, judge.judge(store.kept(key).made, item)) for (d, i), (key, item) in part]
+        said = []
+        for one in part:
+            if failures.get(one.item.row, 0) >= PATIENCE:
+                if complain is not None:
+                    complain("given up in its row")
+                continue
+            try:
+                said.append((one.digest, one.item.id, judge.judge(store.kept(one.key).made, one.item)))
+                failures[one.item.row] = 0
+            except ResourceError as error:
+                if complain is None:
+                    raise
+                complain(str(error))
+                failures[one.item.row] = failures.get(one.item.row, 0) + 1
         store.add_scores(judge, said, time.perf_counter() - began)
+        judged += len(said)
         if tell is not None:
-            tell(start + len(part), len(pairs), part[-1][1][1].row)
-    return len(pairs)
+            tell(start + len(part), len(pairs), part[-1].item.row)
+    return judged
 
 
 def shuffle(items: Sequence[Item]) -> dict[str, Item]:
@@ -200,8 +256,15 @@ def shuffle(items: Sequence[Item]) -> dict[str, Item]:
 
 
 def _differs(item: Item, other: Item) -> bool:
-    same = (item.include, item.exclude, item.readings) == (other.include, other.exclude, other.readings)
-    return item.cluster != other.cluster and (bool(item.answer) or not same)
+    if item.cluster == other.cluster:
+        return False
+    return bool(item.answer) or _truth(item) != _truth(other)
+
+
+def _truth(item: Item) -> tuple[Any, ...]:
+    """Return what a right answer is judged by; the prompt itself where nothing else is said."""
+    told = (item.include, item.exclude, item.readings, dict(item.details))
+    return told if any(told) else (item.prompt,)
 
 
 def able(system: System, items: Sequence[Item]) -> Sequence[Item]:

@@ -56,6 +56,16 @@ class ModelSystem:
         }
         self.version = content_key(self.settings)[:12]
 
+    @property
+    def model(self) -> Model:
+        """The checkpoint itself."""
+        return self._model
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """What the checkpoint says it can do."""
+        return frozenset(ability for ability, task in TASKS.items() if task in self._model.info.tasks)
+
     def request(self, item: Item, seed: int) -> Mapping[str, Any]:
         """Return what decides the answer: the version holds the settings, so prompt, source and seed."""
         if item.ability == "draw":

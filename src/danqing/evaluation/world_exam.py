@@ -46,6 +46,8 @@ class World:
     """Ask for the first so many concepts of the core only."""
     steps: int | None = None
     """Of the checkpoint, by default its own."""
+    version: str = ""
+    """Of the system that answers, where it is not the checkpoint with these steps alone."""
 
     @property
     def table(self) -> tuple[Row, ...]:
@@ -117,24 +119,23 @@ def world_entered(
     world: World, source_of: SourceOf | None, *, earlier: Model | None = None, baselines: bool = True
 ) -> list[Entered]:
     """Return a checkpoint, an earlier one, and the first told or shown nothing."""
-    model = world.model
-    system = ModelSystem(model, steps=world.steps, source_of=source_of)
-    chosen = [Entered(system=system, role="model", abilities=abilities(model))]
+    system = ModelSystem(world.model, steps=world.steps, source_of=source_of)
+    chosen = [Entered(system=system, role="model")]
     if earlier is not None:
         older = ModelSystem(earlier, name="earlier", steps=world.steps, source_of=source_of)
-        chosen.append(Entered(system=older, role="baseline", abilities=abilities(earlier)))
+        chosen.append(Entered(system=older, role="baseline"))
     if baselines:
-        chosen.append(silent(system, model, source_of))
+        chosen.append(silent(system, source_of))
     return chosen
 
 
-def silent(system: ModelSystem, model: Model, source_of: SourceOf | None) -> Entered:
+def silent(system: ModelSystem, source_of: SourceOf | None) -> Entered:
     """Return the baseline that is told nothing, or shown a grey picture."""
 
     def nowhere(item: Item) -> Image.Image:
         raise RequestError(f"expected an item to draw, found one about a picture: {item.prompt!r}")
 
-    return Entered(system=Silent(system, source_of or nowhere), role="baseline", abilities=abilities(model))
+    return Entered(system=Silent(system, source_of or nowhere), role="baseline", abilities=system.abilities)
 
 
 def _ceilings(world: World, asked: Sequence[Asked]) -> list[Entered]:
@@ -149,7 +150,7 @@ def _ceilings(world: World, asked: Sequence[Asked]) -> list[Entered]:
         return scene_from(clauses, rng, atlas)
 
     finish = through(world.model.components.vae)
-    version = ModelSystem(world.model, steps=world.steps).version
+    version = world.version or ModelSystem(world.model, steps=world.steps).version
     restored = RenderSystem("sprites, VAE", scene_of, atlas, finish=finish, finish_version=version)
     soft = RenderSystem("sprites, blurred", scene_of, atlas, finish=blurred, finish_version="1")
     return [

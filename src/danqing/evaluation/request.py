@@ -1,0 +1,257 @@
+"""An evaluation as people write it: names of benchmarks, systems and judges, as the command line has them."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+
+from danqing.data.atlas import packaged_atlas
+from danqing.errors import RequestError
+from danqing.evaluation import asked, benchmarks
+from danqing.evaluation.architectures import cards
+from danqing.evaluation.benchmarks.benchmark import Variant
+from danqing.evaluation.evaluate import STORE, Evaluation, plans
+from danqing.evaluation.evaluate import evaluate as run_evaluation
+from danqing.evaluation.exam import Entered, Exam, Profile, benchmark_exam
+from danqing.evaluation.items import Item
+from danqing.evaluation.judges.names import looks_named
+from danqing.evaluation.prices import Budget
+from danqing.evaluation.published import PublishedSystem, lookup, same_system
+from danqing.evaluation.remote.names import system_named
+from danqing.evaluation.report import Report
+from danqing.evaluation.run import Plan, Tell
+from danqing.evaluation.store import Store
+from danqing.evaluation.systems import ModelSystem
+from danqing.evaluation.workers import Workers
+from danqing.evaluation.world_exam import WORLD, World, silent, world_exam
+from danqing.model import load
+from danqing.scoring.looking import Looks
+
+VARIABLE: Final = "DANQING_BENCHMARKS"
+"""Names the folder of the files of benchmarks, each in a folder of its own name."""
+_PUBLISHED: Final = "published:"
+_WORLD_PROFILE: Final[dict[Profile, asked.Profile]] = {"smoke": "smoke", "lite": "smoke", "official": "full"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateRequest:
+    """One evaluation in plain words, so that a worker elsewhere can make the same of it."""
+
+    benchmarks: tuple[str, ...]
+    """Names of benchmarks, "world" among them."""
+    systems: tuple[str, ...]
+    """Names as `remote.names` reads them; the first is what the report is about."""
+    folder: Path
+    """Keeps answers, scores and report."""
+    profile: Profile = "smoke"
+    variants: tuple[Variant, ...] = ()
+    """Scores of benchmarks that have several; empty for each one's first."""
+    judges: tuple[str, ...] = ()
+    """Who looks at pictures, as `judges.names` reads it."""
+    second_judges: tuple[str, ...] = ()
+    """Who looks at them too, to see how far the two agree."""
+    data: Path | None = None
+    """Holds the files of benchmarks; `default_data()` by default."""
+    device: str = "auto"
+    precision: str = "auto"
+    baselines: bool = True
+    """Whether a checkpoint of danqing that comes first is also asked without a prompt."""
+    floor: bool = True
+    title: str = ""
+
+    def prepare(self) -> Evaluation:
+        """Return what the names mean; models are loaded, judges when they are needed.
+
+        Raises RequestError for a name that means nothing, and what loading or reading raises.
+        """
+        if not self.benchmarks:
+            raise RequestError(f"expected benchmarks of {', '.join(known_benchmarks())}, found none")
+        sources: dict[str, Exam] = {}
+
+        def source_of(item: Item) -> Image.Image:
+            exam = sources.get(item.source)
+            if exam is None or exam.source_of is None:
+                raise RequestError(f"expected a picture named {item.source!r}, found none in the benchmarks")
+            return exam.source_of(item)
+
+        names = [name for name in self.systems if not name.startswith(_PUBLISHED)]
+        systems = [
+            system_named(name, source_of=source_of, device=self.device, precision=self.precision)
+            for name in names
+        ]
+        if not systems:
+            raise RequestError("expected a system that answers, found none; name one with --system")
+        own = [system for system in systems if isinstance(system, ModelSystem)]
+        looks = self._looks(self.judges), self._looks(self.second_judges)
+        exams = tuple(exam for name in self.benchmarks for exam in self._exams(name, own, *looks))
+        sources |= {item.source: exam for exam in exams for item in exam.items if item.source}
+        entered = [
+            Entered(system=system, role="model" if number == 0 else "baseline")
+            for number, system in enumerate(systems)
+        ]
+        if self.baselines and isinstance(systems[0], ModelSystem):
+            entered.append(silent(systems[0], source_of))
+        published, notes = self._published()
+        told = ", ".join(dict.fromkeys(exam.benchmark or exam.name for exam in exams))
+        return Evaluation(
+            exams=exams,
+            entered=tuple(entered),
+            folder=self.folder,
+            title=self.title or f"{systems[0].name} on {told}, {self.profile}",
+            published=tuple(published),
+            floor=self.floor,
+            notes=(*notes, *_not_run(self.benchmarks)),
+        )
+
+    def _exams(
+        self, name: str, own: Sequence[ModelSystem], first: "_Lookers", second: "_Lookers"
+    ) -> list[Exam]:
+        """Return a benchmark as exams, one a variant."""
+        if name == WORLD:
+            model = own[0].model if own else load("nano", device=self.device, precision=self.precision)
+            version = own[0].version if own else ""
+            profile = _WORLD_PROFILE[self.profile]
+            return [world_exam(World(model=model, atlas=packaged_atlas(), profile=profile, version=version))]
+        chosen = benchmarks.benchmark(name)
+        variants = [one for one in self.variants if one in chosen.variants] or [chosen.variants[0]]
+        return [
+            benchmark_exam(
+                chosen,
+                (self.data or default_data()) / name,
+                profile=self.profile,
+                variant=variant,
+                looks=first.load,
+                roles=first.roles,
+                second=second.load if second.roles else None,
+            )
+            for variant in variants
+        ]
+
+    def _looks(self, names: tuple[str, ...]) -> "_Lookers":
+        precision = None if self.precision == "auto" else self.precision
+        chosen = looks_named(names, device=self.device, precision=precision, kept=self.folder / "judges")
+        return _Lookers(roles=chosen.roles, load=cache(chosen.looks))
+
+    def _published(self) -> tuple[list[str], list[str]]:
+        """Return the systems of which published scores are wanted, and what is said of those without any."""
+        names = [name.removeprefix(_PUBLISHED) for name in self.systems if name.startswith(_PUBLISHED)]
+        notes = []
+        for name in names:
+            if not lookup(system=name):
+                if not any(same_system(name, card.system) for card in cards()):
+                    PublishedSystem(name)  # says which ones are known
+                notes.append(f"{name}: no published score was found on any benchmark of the table")
+        return names, notes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lookers:
+    """Models that look at pictures, loaded once for all benchmarks."""
+
+    roles: frozenset[str]
+    load: Callable[[], Looks]
+
+
+def evaluate(
+    *benchmarks: str,
+    systems: Sequence[str],
+    folder: Path | str,
+    profile: Profile = "smoke",
+    variants: Sequence[Variant] = (),
+    judges: Sequence[str] = (),
+    second_judges: Sequence[str] = (),
+    data: Path | str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    baselines: bool = True,
+    floor: bool = True,
+    title: str = "",
+    max_cost: float | None = None,
+    ray: str | None = None,
+    tell: Tell | None = None,
+    command: str = "",
+) -> Report:
+    """Measure systems on benchmarks; what is in `folder` already is not made or judged again.
+
+    Args:
+        benchmarks: names, as `danqing evaluate list` prints them.
+        systems: names such as "nano", "openai:gpt-image-2" or "published:DALL·E 3"; the report is about the
+            first.
+        folder: keeps answers and scores; report.json and report.html are written into it.
+        profile: "smoke", "lite" or "official".
+        variants: "official", "fixed" or both, for benchmarks that have several scores.
+        judges: who looks at pictures, as in "clip=pinned" or "vqa=vlm:Qwen/Qwen2.5-VL-7B-Instruct@COMMIT".
+        second_judges: who looks at them too, to see how far the two agree.
+        data: holds a folder of files for each benchmark; by default where `danqing evaluate fetch` puts them.
+        device: of checkpoints and judges.
+        precision: likewise.
+        baselines: also ask a checkpoint of danqing that comes first without a prompt.
+        floor: also judge the first system's answers for other prompts.
+        title: of the report.
+        max_cost: in US dollars; nothing is asked when it may cost more.
+        ray: address of a Ray cluster, or "local"; answers are made and judged there.
+        tell: is told how many are done, of how many, and the row in hand.
+        command: what the report says to type to measure this again.
+
+    Raises RequestError for names that mean nothing, ResourceError when it may cost more than allowed.
+    """
+    request = EvaluateRequest(
+        benchmarks=benchmarks,
+        systems=tuple(systems),
+        folder=Path(folder),
+        profile=profile,
+        variants=tuple(variants),
+        judges=tuple(judges),
+        second_judges=tuple(second_judges),
+        data=None if data is None else Path(data),
+        device=device,
+        precision=precision,
+        baselines=baselines,
+        floor=floor,
+        title=title,
+    )
+    budget = None if max_cost is None else Budget(max_cost)
+    workers: Workers | None = None
+    if ray is not None:
+        from danqing.evaluation.ray_run import RayWorkers
+
+        workers = RayWorkers(request, address=ray)
+    said = command or _python(request)
+    return run_evaluation(request.prepare(), command=said, budget=budget, workers=workers, tell=tell)
+
+
+def planned(request: EvaluateRequest) -> list[Plan]:
+    """Return what each system still has to answer; nothing is asked."""
+    evaluation = request.prepare()
+    path = evaluation.folder / STORE
+    evaluation.folder.mkdir(parents=True, exist_ok=True)
+    with Store.open(path) as store:
+        return plans(evaluation, store)
+
+
+def default_data() -> Path:
+    """Return the folder of the files of benchmarks: that of DANQING_BENCHMARKS, or one of the user's."""
+    told = os.environ.get(VARIABLE, "")
+    return Path(told).expanduser() if told else Path.home() / ".cache" / "danqing" / "benchmarks"
+
+
+def known_benchmarks() -> tuple[str, ...]:
+    """Return the names of all benchmarks."""
+    return (WORLD, *(one.name for one in benchmarks.BENCHMARKS))
+
+
+def _not_run(names: Sequence[str]) -> list[str]:
+    """Say which benchmarks of the package were not asked."""
+    left = [name for name in known_benchmarks() if name not in names]
+    return [f"not run: {', '.join(left)}"] if left else []
+
+
+def _python(request: EvaluateRequest) -> str:
+    names = ", ".join(repr(name) for name in request.benchmarks)
+    profile = f", profile={request.profile!r}" if request.profile != "smoke" else ""
+    systems, folder = list(request.systems), str(request.folder)
+    return f"danqing.evaluate({names}, systems={systems!r}, folder={folder!r}{profile})"
