@@ -6,6 +6,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs a hub is a wrong test
+os.environ["DANQING_CACHE"] = "off"  # a test that is about kept results says where
 
 import pytest
 import torch
