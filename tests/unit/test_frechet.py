@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from danqing.errors import DataError
-from danqing.scoring.frechet import Moments, cmmd, distance_name, frechet_distance
+from danqing.scoring.frechet import KernelSums, Moments, cmmd, distance_name, frechet_distance
 
 
 def vectors(seed: int, count: int = 200, size: int = 12, shift: float = 0.0) -> np.ndarray:
@@ -81,6 +81,14 @@ def test_cmmd_is_the_mean_over_all_pairs():
     assert cmmd(one, two) == pytest.approx(by_hand, rel=1e-9)
     assert cmmd(one * 3, two) == pytest.approx(by_hand, rel=1e-9)
     assert cmmd(one, one) == pytest.approx(0, abs=1e-9)
+
+
+def test_groups_of_vectors_can_be_left_out():
+    rng = np.random.default_rng(11)
+    one, two = [rng.normal(size=(count, 4)) for count in (3, 5, 4)], list(rng.normal(size=(3, 6, 4)) + 1)
+    sums = KernelSums(one, two)
+    assert sums.cmmd([0, 1, 2]) == pytest.approx(cmmd(np.concatenate(one), np.concatenate(two)))
+    assert sums.cmmd([0, 2]) == pytest.approx(cmmd(np.concatenate(one[::2]), np.concatenate(two[::2])))
 
 
 def test_cmmd_of_many_vectors_is_that_of_their_blocks():
