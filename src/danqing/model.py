@@ -15,6 +15,7 @@ from danqing.device import resolve_device
 from danqing.errors import CheckpointError, RequestError
 from danqing.log import logger
 from danqing.models.compiled import check_compiler, compile_blocks
+from danqing.models.controlnet import BlockwiseControlNet
 from danqing.pipelines.adapting import AdapterFiles, check_adapters, loras_of, set_loras, with_adapters
 from danqing.pipelines.components import Components, load_components
 from danqing.pipelines.control import Control
@@ -165,7 +166,9 @@ def load_folder(
     )
     model = Model(with_adapters(components, files))
     if compiled:
-        compile_blocks(model.components.transformer)
+        for net in (model.components.transformer, model.components.controlnet):
+            if net is not None and not isinstance(net, BlockwiseControlNet):
+                compile_blocks(net, device=where)
     return model
 
 

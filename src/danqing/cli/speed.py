@@ -9,7 +9,10 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 _OPTIONS = (
     click.option(
-        "--compile", "compiled", is_flag=True, help="Compile the blocks first: slower to start, then faster."
+        "--compile",
+        "compiled",
+        is_flag=True,
+        help="Compile the blocks first (a minute): for GPUs; on a CPU it gains nothing.",
     ),
     click.option(
         "--no-cache", is_flag=True, help="Keep nothing of what was read of prompts and noise levels on disk."

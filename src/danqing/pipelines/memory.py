@@ -42,6 +42,7 @@ _STAGES: Mapping[Part, tuple[str, ...]] = {
 _TILES = (None, 96, 64, 48, 32, 24, 16, 12, 8)
 _LARGE = 10**9  # numbers of a denoiser, from which fp32 is too slow to be the usual choice on a CPU
 _SPARED = 0.95  # of what is free: other programs want some too
+_FILLED = 0.98  # of a budget: predictions err
 # On a CPU, over what tensors take: modules that are imported late, compiled kernels and their workspaces, the
 # stacks of threads; and what the C library keeps of freed memory in blocks below 32 MB.
 _PROCESS = 60 * 10**6
@@ -124,12 +125,13 @@ def plan_memory(
     least: list[tuple[int, Format]] = []
     for format in formats:
         choice = _Choice.of(folder, wishes, device, dtype, format, budget=budget, base=base, extra=extra)
-        plans = [plan for plan in choice.plans() if plan.peak <= budget]
+        plans = [plan for plan in choice.plans() if plan.peak <= choice.room]
         if plans:
             rates = speed or NOMINAL.get(device.type, NOMINAL["cpu"])
             return min(plans, key=lambda plan: choice.rank(plan, rates))
         least.append((choice.least(), format))
     needed, format = min(least)
+    needed = int(needed / _FILLED)
     raise ResourceError(_too_small(wishes, budget, needed, format, formats))
 
 
@@ -148,6 +150,11 @@ class _Choice:
     extra: int
     over: int
     on_cpu: bool
+
+    @property
+    def room(self) -> int:
+        """What plans may come to."""
+        return int(_FILLED * self.budget)
 
     @classmethod
     def of(
@@ -270,7 +277,7 @@ class _Choice:
         """Yield the plan with the largest tile and the most blocks that fit."""
         for tile in self.decoded:
             tiled = self.staged(replace(plan, vae_tile=tile))
-            if tiled.peak <= self.budget:
+            if tiled.peak <= self.room:
                 yield tiled
                 return
             parts = [part for part in _STAGES if not _placement(plan, part).kept]
@@ -284,7 +291,7 @@ class _Choice:
 
         def fits(tried: MemoryPlan, part: Part) -> bool:
             stages = (stage for stage in tried.stages if stage.name in _STAGES[part])
-            return all(tried.base + stage.total <= self.budget for stage in stages)
+            return all(tried.base + stage.total <= self.room for stage in stages)
 
         for part in parts:
             if fits(plan, part):
@@ -300,7 +307,7 @@ class _Choice:
             if best is None:
                 return None
             plan = best
-        return plan if plan.peak <= self.budget else None
+        return plan if plan.peak <= self.room else None
 
 
 def _placement(plan: MemoryPlan, part: Part) -> Placement:
