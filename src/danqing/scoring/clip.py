@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -47,6 +48,23 @@ class Clip:
             float(seen @ F.normalize(torch.stack([self._text(text) for text in one]).mean(0), dim=-1))
             for one in wordings
         ]
+
+    @property
+    def resize(self) -> str:
+        """How pictures are brought to the size that the network sees."""
+        prepare = self._pictures
+        size = prepare.size.get("shortest_edge") or f"{prepare.size['width']}x{prepare.size['height']}"
+        how = Image.Resampling(prepare.resample).name.lower() if prepare.do_resize else "not resized"
+        cut = f", middle {prepare.crop_size['height']}" if prepare.do_center_crop else ""
+        return f"{how} to {size}{cut}"
+
+    def picture_vector(self, picture: Image.Image) -> np.ndarray:
+        """Return the embedding of a picture (size,) float32, of length 1."""
+        return np.asarray(self._seen(picture).cpu().numpy())
+
+    def text_vector(self, text: str) -> np.ndarray:
+        """Return the embedding of a text as it stands (size,) float32, of length 1."""
+        return np.asarray(self._text(text).cpu().numpy())
 
     def _seen(self, picture: Image.Image) -> Tensor:
         found: Tensor = self._last.get(picture, self._looked)

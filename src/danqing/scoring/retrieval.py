@@ -11,9 +11,10 @@ they are put in order at random, so constant likeness scores K / candidates, not
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
+from PIL import Image
 
 from danqing.errors import DataError
 
@@ -23,6 +24,29 @@ BLOCK: Final = 512
 
 Likeness = Callable[[slice, slice], np.ndarray]
 """Gives the likeness of some pictures and some texts, (pictures, texts); more is more alike."""
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Turns pictures and texts into vectors of one space (CLIP)."""
+
+    @property
+    def name(self) -> str:
+        """The id of its weights."""
+
+    @property
+    def version(self) -> str:
+        """Another version may give other vectors."""
+
+    @property
+    def resize(self) -> str:
+        """How pictures are brought to the size that the network sees: part of the name of a distance."""
+
+    def picture_vector(self, picture: Image.Image) -> np.ndarray:
+        """Return the vector of a picture (size,), of length 1."""
+
+    def text_vector(self, text: str) -> np.ndarray:
+        """Return the vector of a text (size,), of length 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
