@@ -5,12 +5,16 @@ from typing import Final
 
 from danqing.errors import RequestError
 from danqing.evaluation.benchmarks.benchmark import Benchmark
+from danqing.evaluation.benchmarks.caption_nano import CAPTION_NANO
+from danqing.evaluation.benchmarks.coco import COCO, COCO_CN, FLICKR30K
 from danqing.evaluation.benchmarks.compbench import COMPBENCH
 from danqing.evaluation.benchmarks.corebench import COREBENCH
+from danqing.evaluation.benchmarks.cycle_nano import CYCLE_NANO
 from danqing.evaluation.benchmarks.dpg import DPG, DSG
 from danqing.evaluation.benchmarks.geneval import GENEVAL, GENEVAL_LONG
 from danqing.evaluation.benchmarks.longtext import LONGTEXT
 from danqing.evaluation.benchmarks.parti import PARTI
+from danqing.evaluation.benchmarks.retrieval_nano import RETRIEVAL_NANO
 
 BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     COMPBENCH,
@@ -21,6 +25,12 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     LONGTEXT,
     COREBENCH,
     PARTI,
+    COCO,
+    FLICKR30K,
+    COCO_CN,
+    CAPTION_NANO,
+    CYCLE_NANO,
+    RETRIEVAL_NANO,
 )
 
 
