@@ -132,7 +132,9 @@ def test_a_folder_tells_how_it_wants_to_be_used(folder):
 
 def test_a_missing_part_is_one_line(folder):
     shutil.rmtree(folder / "vae")
-    with pytest.raises(CheckpointError, match=r"vae: expected one .safetensors file or an index of several, found none"):
+    with pytest.raises(
+        CheckpointError, match=r"vae: expected one .safetensors file or an index of several, found none"
+    ):
         danqing.load(folder)
     with pytest.raises(CheckpointError, match=r"expected a checkpoint folder with model_index.json"):
         danqing.load(folder / "transformer")

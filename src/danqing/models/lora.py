@@ -185,9 +185,9 @@ def linears(model: nn.Module) -> dict[str, Layer]:
 def attach(model: nn.Module, adapter: Adapter, *, name: str, strength: float = 1.0) -> list[str]:
     """Put the deltas of an adapter beside their layers; return the names of these layers.
 
-    Deltas move to their layer's device (those of a layer whose weights are not in memory stay where they are),
-    keep their precision, and train if they require gradients. Raises
-    RequestError for a name that is taken, ConfigError where a delta does not fit.
+    Deltas move to their layer's device (those of a layer whose weights are not in memory stay where they
+    are), keep their precision, and train if they require gradients. Raises RequestError for a name that is
+    taken, ConfigError where a delta does not fit.
     """
     if name in strengths(model):
         raise RequestError(f"adapter {name}: expected a name of its own, found it attached already")
