@@ -267,7 +267,8 @@ def _spread(found: Sequence[_Candidate], rows: int) -> list[_Candidate]:
     """Return the first prompts, as many of each row as fit, each prompt once."""
     most = max(1, -(-BESIDE // max(rows, 1)))
     taken: dict[str, int] = {}
-    chosen, prompts = [], set[str]()
+    chosen: list[_Candidate] = []
+    prompts: set[str] = set()
     for one in found:
         row = one[2].name
         if taken.get(row, 0) < most and one[1] not in prompts and len(chosen) < BESIDE:
