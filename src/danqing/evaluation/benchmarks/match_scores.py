@@ -24,6 +24,9 @@ class Search(Protocol):
     def __call__(self, answers: Sequence[Answer]) -> tuple[Likeness, list[int]]:
         """Return both; all of `answers` are judged."""
 
+    def __hash__(self) -> int:
+        """Results are kept by it."""
+
 
 def match_rows(name: str, title: str, search: Search, *, of: str = "", about: str = "") -> tuple[Row, ...]:
     """Return the rows of recall at 1, 5 and 10 both ways; those at 1 count."""
