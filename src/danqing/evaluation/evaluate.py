@@ -14,7 +14,7 @@ from danqing.evaluation.page import write_page, write_text
 from danqing.evaluation.prices import Budget
 from danqing.evaluation.report import Report, make_report
 from danqing.evaluation.results import Entrant, Results, read_results
-from danqing.evaluation.run import Plan, Tell, plan, to_judge
+from danqing.evaluation.run import Plan, Tell, ToJudge, plan, to_judge
 from danqing.evaluation.store import Store
 from danqing.evaluation.table import shown
 from danqing.evaluation.workers import Here, JudgeRole, SystemRole, Workers
@@ -53,9 +53,25 @@ class Evaluation:
         return (*self.entered, *exam.own)
 
     def asked(self, exam: Exam) -> tuple[Item, ...]:
-        """Return the items of an exam that a system of the evaluation can answer."""
-        able = {item.id for entered in self.entered for item in entered.part(exam.items)}
+        """Return the items of an exam that a system of the evaluation can answer.
+
+        Where none can answer any, those that its ceilings can: what the judge sees is told all the same.
+        """
+        for several in (self.entered, exam.own):
+            able = {item.id for entered in several for item in entered.part(exam.items)}
+            if able:
+                break
         return tuple(item for item in exam.items if item.id in able)
+
+    @property
+    def unable(self) -> tuple[str, ...]:
+        """What is to be said of exams that no system of the evaluation can answer."""
+        names = ", ".join(entered.system.name for entered in self.entered)
+        return tuple(
+            f"{exam.title}: refused, {names} cannot {' or '.join(sorted({one.ability for one in exam.items}))}"
+            for exam in self.exams
+            if not any(entered.part(exam.items) for entered in self.entered)
+        )
 
 
 def plans(evaluation: Evaluation, store: Store) -> list[Plan]:
@@ -88,7 +104,7 @@ def evaluate(
         _check(plans(evaluation, store), budget)
         for exam in evaluation.exams:
             _keep_sources(exam, evaluation.asked(exam), store)
-        notes = [*evaluation.notes, *_answer_all(evaluation, store, budget, chosen, tell)]
+        notes = [*evaluation.notes, *evaluation.unable, *_answer_all(evaluation, store, budget, chosen, tell)]
         notes += _judge_all(evaluation, store, chosen, tell)
         results = [_read(evaluation, exam, store) for exam in evaluation.exams]
         notes += [
@@ -126,14 +142,14 @@ def _answer_all(
     for exam in evaluation.exams:
         for number, entered in enumerate(evaluation.of(exam)):
             system, role = entered.system, SystemRole(exam=exam.name, number=number)
-            for seeds, _, items in exam.parts(entered.part(evaluation.asked(exam))):
-                if system.name in stopped:
-                    continue
-                wanted = plan(items, system, seeds, store)
-                done = workers.answer(wanted, store, role=role, budget=budget, tell=tell)
-                if done.stopped:
-                    stopped.add(system.name)
-                    notes.append(f"{system.name} stopped in {exam.title}: {done.stopped}")
+            parts = exam.parts(entered.part(evaluation.asked(exam)))
+            if system.name in stopped or not parts:
+                continue
+            wanted = [plan(items, system, seeds, store) for seeds, _, items in parts]
+            done = workers.answer(wanted, store, role=role, budget=budget, tell=tell)
+            if done.stopped:
+                stopped.add(system.name)
+                notes.append(f"{system.name} stopped in {exam.title}: {done.stopped}")
     return notes
 
 
@@ -146,16 +162,31 @@ def _judge_all(evaluation: Evaluation, store: Store, workers: Workers, tell: Tel
 
     for exam in evaluation.exams:
         for second, judges in enumerate((exam.judges, exam.second)):
-            for entered in evaluation.of(exam) if judges is not None else ():
-                for seeds, ability, items in exam.parts(entered.part(evaluation.asked(exam))):
-                    judge = (judges or exam.judges)()[ability]
-                    role = JudgeRole(exam=exam.name, ability=ability, second=bool(second))
-                    first = entered is evaluation.entered[0] and not second
-                    floor = evaluation.floor and first and ability in exam.shuffled
-                    for shuffled in (False, True) if floor else (False,):
-                        pairs = to_judge(items, entered.system, seeds, judge, store, shuffled=shuffled)
-                        workers.judge(pairs, judge, store, role=role, complain=complain, tell=tell)
+            if judges is None:
+                continue
+            for ability in sorted({item.ability for item in evaluation.asked(exam)}):
+                judge = judges()[ability]
+                pairs = _pairs(evaluation, exam, ability, judge, store, floor=not second)
+                role = JudgeRole(exam=exam.name, ability=ability, second=bool(second))
+                workers.judge(pairs, judge, store, role=role, complain=complain, tell=tell)
     return [f"{count} answers not judged: {why}" for why, count in complaints.items()]
+
+
+def _pairs(
+    evaluation: Evaluation, exam: Exam, ability: Ability, judge: Judge, store: Store, *, floor: bool
+) -> list[ToJudge]:
+    """Return what a judge has to judge; with `floor`, answers of the first system for other prompts too."""
+    pairs: dict[tuple[str, str], ToJudge] = {}
+    for entered in evaluation.of(exam):
+        first = entered is evaluation.entered[0]
+        shuffled = (
+            (False, True) if floor and first and evaluation.floor and ability in exam.shuffled else (False,)
+        )
+        for seeds, able, items in exam.parts(entered.part(evaluation.asked(exam))):
+            for other in shuffled if able == ability else ():
+                found = to_judge(items, entered.system, seeds, judge, store, shuffled=other)
+                pairs |= {(one.digest, one.item.id): one for one in found}
+    return list(pairs.values())
 
 
 def _agreements(evaluation: Evaluation, several: Sequence[Results], store: Store) -> list[Agreement]:

@@ -1,7 +1,7 @@
 """An evaluation as people write it: names of benchmarks, systems and judges, as the command line has them."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from danqing.evaluation.benchmarks.benchmark import Variant
 from danqing.evaluation.evaluate import STORE, Evaluation, plans
 from danqing.evaluation.evaluate import evaluate as run_evaluation
 from danqing.evaluation.exam import Entered, Exam, Profile, benchmark_exam
-from danqing.evaluation.items import Item
+from danqing.evaluation.items import Item, Judge, System
 from danqing.evaluation.judges.names import looks_named
 from danqing.evaluation.prices import Budget
 from danqing.evaluation.published import PublishedSystem, lookup, same_system
@@ -25,8 +25,8 @@ from danqing.evaluation.remote.names import system_named
 from danqing.evaluation.report import Report
 from danqing.evaluation.run import Plan, Tell
 from danqing.evaluation.store import Store
-from danqing.evaluation.systems import ModelSystem
-from danqing.evaluation.workers import Workers
+from danqing.evaluation.systems import ModelSystem, SourceOf
+from danqing.evaluation.workers import JudgeRole, SystemRole
 from danqing.evaluation.world_exam import WORLD, World, silent, world_exam
 from danqing.model import load
 from danqing.scoring.looking import Looks
@@ -70,35 +70,21 @@ class EvaluateRequest:
         """
         if not self.benchmarks:
             raise RequestError(f"expected benchmarks of {', '.join(known_benchmarks())}, found none")
-        sources: dict[str, Exam] = {}
-
-        def source_of(item: Item) -> Image.Image:
-            exam = sources.get(item.source)
-            if exam is None or exam.source_of is None:
-                raise RequestError(f"expected a picture named {item.source!r}, found none in the benchmarks")
-            return exam.source_of(item)
-
-        names = [name for name in self.systems if not name.startswith(_PUBLISHED)]
-        systems = [
-            system_named(name, source_of=source_of, device=self.device, precision=self.precision)
-            for name in names
-        ]
+        exams: list[Exam] = []
+        systems = [self._system(name, _pictures(lambda: exams)) for name in self.answering]
         if not systems:
             raise RequestError("expected a system that answers, found none; name one with --system")
-        own = [system for system in systems if isinstance(system, ModelSystem)]
-        looks = self._looks(self.judges), self._looks(self.second_judges)
-        exams = tuple(exam for name in self.benchmarks for exam in self._exams(name, own, *looks))
-        sources |= {item.source: exam for exam in exams for item in exam.items if item.source}
+        exams += self._all_exams([system for system in systems if isinstance(system, ModelSystem)])
         entered = [
             Entered(system=system, role="model" if number == 0 else "baseline")
             for number, system in enumerate(systems)
         ]
         if self.baselines and isinstance(systems[0], ModelSystem):
-            entered.append(silent(systems[0], source_of))
+            entered.append(silent(systems[0], _pictures(lambda: exams)))
         published, notes = self._published()
         told = ", ".join(dict.fromkeys(exam.benchmark or exam.name for exam in exams))
         return Evaluation(
-            exams=exams,
+            exams=tuple(exams),
             entered=tuple(entered),
             folder=self.folder,
             title=self.title or f"{systems[0].name} on {told}, {self.profile}",
@@ -106,6 +92,41 @@ class EvaluateRequest:
             floor=self.floor,
             notes=(*notes, *_not_run(self.benchmarks)),
         )
+
+    @property
+    def answering(self) -> tuple[str, ...]:
+        """The names of systems that answer; the others were published."""
+        return tuple(name for name in self.systems if not name.startswith(_PUBLISHED))
+
+    def system(self, role: SystemRole) -> System:
+        """Return one system of the evaluation, loading no more than it takes."""
+        if role.number < len(self.answering):
+            own: list[ModelSystem] = []
+            exams = cache(lambda: self._all_exams(own))  # read when the first picture is asked for
+            system = self._system(self.answering[role.number], _pictures(exams))
+            own += [system] if isinstance(system, ModelSystem) else []
+            return system
+        evaluation = self.prepare()
+        exam = next(one for one in evaluation.exams if one.name == role.exam)
+        return evaluation.of(exam)[role.number].system
+
+    def judge(self, role: JudgeRole) -> Judge:
+        """Return one judge of the evaluation, loading no more than it takes."""
+        first = [self._system(name, None) for name in self.answering[:1] if role.exam == WORLD]
+        own = [system for system in first if isinstance(system, ModelSystem)]
+        exam = next(one for one in self._all_exams(own, only=role.exam) if one.name == role.exam)
+        judges = exam.second if role.second else exam.judges
+        assert judges is not None  # who asks for a second judge has one
+        return judges()[role.ability]
+
+    def _system(self, name: str, source_of: SourceOf | None) -> System:
+        return system_named(name, source_of=source_of, device=self.device, precision=self.precision)
+
+    def _all_exams(self, own: Sequence[ModelSystem], *, only: str | None = None) -> tuple[Exam, ...]:
+        """Return the exams of all benchmarks, or of the one that has an exam of this name."""
+        first, second = self._looks(self.judges), self._looks(self.second_judges)
+        names = [name for name in self.benchmarks if only is None or _has_exam(name, only)]
+        return tuple(exam for name in names for exam in self._exams(name, own, first, second))
 
     def _exams(
         self, name: str, own: Sequence[ModelSystem], first: "_Lookers", second: "_Lookers"
@@ -215,13 +236,34 @@ def evaluate(
         title=title,
     )
     budget = None if max_cost is None else Budget(max_cost)
-    workers: Workers | None = None
-    if ray is not None:
-        from danqing.evaluation.ray_run import RayWorkers
-
-        workers = RayWorkers(request, address=ray)
     said = command or _python(request)
-    return run_evaluation(request.prepare(), command=said, budget=budget, workers=workers, tell=tell)
+    if ray is None:
+        return run_evaluation(request.prepare(), command=said, budget=budget, tell=tell)
+    from danqing.evaluation.ray_run import RayWorkers
+
+    with RayWorkers(request, address=ray) as workers:
+        return run_evaluation(request.prepare(), command=said, budget=budget, workers=workers, tell=tell)
+
+
+def _pictures(exams: Callable[[], Sequence[Exam]]) -> SourceOf:
+    """Return what gives the picture that an item of any of the exams is about."""
+
+    @cache
+    def known() -> Mapping[str, SourceOf]:
+        found = [exam for exam in exams() if exam.source_of is not None]
+        return {item.source: exam.source_of for exam in found for item in exam.items if item.source}
+
+    def source_of(item: Item) -> Image.Image:
+        if item.source not in known():
+            raise RequestError(f"expected a picture named {item.source!r}, found none in the benchmarks")
+        return known()[item.source](item)
+
+    return source_of
+
+
+def _has_exam(name: str, exam: str) -> bool:
+    """Return whether an exam is one of a benchmark, or of a variant of its score."""
+    return exam in (name, f"{name}-official", f"{name}-fixed")
 
 
 def planned(request: EvaluateRequest) -> list[Plan]:

@@ -5,13 +5,13 @@ done.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Final
 
 from danqing.errors import ConfigError, DanqingError, DataError, RequestError, ResourceError
-from danqing.evaluation.items import Ability, Item, Judge, System
+from danqing.evaluation.items import Ability, Item, Judge, Made, System
 from danqing.evaluation.prices import Budget, Cost, cost
 from danqing.evaluation.remote.answers import INVALID, TIMED_OUT
 from danqing.evaluation.store import Gap, Store, Task, answer_key
@@ -71,6 +71,15 @@ class Done:
     stopped: str = ""
     """Why it ended before its time: nothing further could be asked, or paid."""
 
+    def and_then(self, other: "Done") -> "Done":
+        """Return what this run and the one after it did together."""
+        return Done(
+            made=self.made + other.made,
+            refused=self.refused + other.refused,
+            failed=self.failed + other.failed,
+            stopped=self.stopped or other.stopped,
+        )
+
 
 def plan(items: Sequence[Item], system: System, seeds: Sequence[int], store: Store) -> Plan:
     """Return what it takes to have an answer to every item with every seed; nothing is made or written.
@@ -120,7 +129,7 @@ def run(
     """
     system = wanted.system
     store.add_tasks(system, wanted.tasks)
-    size = batch or max(BATCH, getattr(system, "concurrency", 1))
+    size = batch or batch_of(system)
     done, finished, total = Done(), len(wanted.tasks) - len(wanted.missing), len(wanted.tasks)
     for seed, tasks in groupby(wanted.missing, key=lambda task: task.seed):
         waiting = list(tasks)
@@ -133,7 +142,10 @@ def run(
                     budget.check([cost(system, [task.item for task in left])])
             except ResourceError as error:
                 return replace(done, stopped=str(error))
-            done = _answer(system, left, seed, store, budget, done)
+            for asked in ask(system, [task.item for task in left], seed):
+                done = keep(asked, [left[place] for place in asked.places], store, done)
+                if budget is not None and not asked.gap:
+                    budget.pay(system, [left[place].item for place in asked.places], asked.made)
             if done.stopped:
                 return done
             finished += len(part)
@@ -286,29 +298,54 @@ def _has(system: System, task: Task) -> bool:
     return has is None or has(task.item, task.seed)
 
 
-def _answer(
-    system: System, tasks: Sequence[Task], seed: int, store: Store, budget: Budget | None, done: Done
-) -> Done:
-    """Do tasks of one seed together, and one by one when one of them is refused or fails."""
-    if not tasks:
-        return done
-    items = [task.item for task in tasks]
+def batch_of(system: System) -> int:
+    """Return how many items a system is asked for together."""
+    return max(BATCH, getattr(system, "concurrency", 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What came of asking for some items."""
+
+    places: tuple[int, ...]
+    """Which of the items; one alone where there is no answer."""
+    made: tuple[Made, ...] = ()
+    seconds: float = 0.0
+    gap: Gap | None = None
+    reason: str = ""
+    stops: bool = False
+    """Whether nothing can come of asking further."""
+
+
+def ask(system: System, items: Sequence[Item], seed: int) -> Iterator[Asked]:
+    """Ask for items together, and one by one when one of them is refused or fails."""
+    if not items:
+        return
     began = time.perf_counter()
     try:
-        made = system.answer(items, seed)
+        made = tuple(system.answer(items, seed))
     except DanqingError as error:
-        if len(tasks) > 1:
-            for task in tasks:
-                done = done if done.stopped else _answer(system, [task], seed, store, budget, done)
-            return done
-        gap = gap_of(error)
-        store.add_refusal(tasks[0], gap, str(error))
-        refused = gap == "refused"
-        done = replace(done, refused=done.refused + refused, failed=done.failed + (not refused))
-        return replace(done, stopped=str(error)) if isinstance(error, ConfigError) else done
-    if len(made) != len(tasks):
-        raise DataError(f"{system.name}: expected {len(tasks)} answers, found {len(made)}")
-    store.add_answers(list(zip(tasks, made, strict=True)), time.perf_counter() - began)
-    if budget is not None:
-        budget.pay(system, items, made)
-    return replace(done, made=done.made + len(tasks))
+        if len(items) == 1:
+            stops = isinstance(error, ConfigError)
+            yield Asked(places=(0,), gap=gap_of(error), reason=str(error), stops=stops)
+            return
+        for place, item in enumerate(items):
+            (one,) = ask(system, [item], seed)
+            yield replace(one, places=(place,))
+            if one.stops:
+                return
+        return
+    if len(made) != len(items):
+        raise DataError(f"{system.name}: expected {len(items)} answers, found {len(made)}")
+    yield Asked(places=tuple(range(len(items))), made=made, seconds=time.perf_counter() - began)
+
+
+def keep(asked: Asked, tasks: Sequence[Task], store: Store, done: Done) -> Done:
+    """Keep what came of tasks, and count it."""
+    if asked.gap is None:
+        store.add_answers(list(zip(tasks, asked.made, strict=True)), asked.seconds)
+        return replace(done, made=done.made + len(tasks))
+    store.add_refusal(tasks[0], asked.gap, asked.reason)
+    refused = asked.gap == "refused"
+    stopped = asked.reason if asked.stops else done.stopped
+    return replace(done, refused=done.refused + refused, failed=done.failed + (not refused), stopped=stopped)

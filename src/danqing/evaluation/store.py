@@ -111,7 +111,17 @@ class Kept:
     @cached_property
     def made(self) -> Made:
         """The picture, decoded, or the text."""
-        return self.content.decode() if self.kind == "text" else _decoded(self.content)
+        return decoded(self.kind, self.content)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """An answer as a store keeps it."""
+
+    digest: str
+    content: bytes
+    kind: Kind
+    notes: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,25 +192,31 @@ class Store:
 
     def add_answers(self, made: Sequence[tuple[Task, Made]], seconds: float) -> None:
         """Keep answers that were made together in `seconds`; all or none of them are there afterwards."""
-        rows = [(task, *_encoded(one)) for task, one in made]
+        self.add_encoded([(task, encoded(one)) for task, one in made], seconds)
+
+    def add_encoded(self, rows: Sequence[tuple[Task, Encoded]], seconds: float) -> None:
+        """Keep answers that somebody else encoded, all or none of them."""
         each, now = seconds / max(len(rows), 1), time.time()
         with self._write() as run:
-            _keep(run, [row[1:] for row in rows])
+            _keep(run, [one for _, one in rows])
             run.executemany(
                 "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
                 [
-                    (task.key, digest, _dumps(task.request), each, now, _dumps(notes_of(one)))
-                    for (task, digest, *_), (_, one) in zip(rows, made, strict=True)
+                    (task.key, one.digest, _dumps(task.request), each, now, _dumps(one.notes))
+                    for task, one in rows
                 ],
             )
-            _attempt(run, [(task.key, "ok", "", now) for task, *_ in rows])
+            _attempt(run, [(task.key, "ok", "", now) for task, _ in rows])
 
     def add_sources(self, pictures: Mapping[str, Image.Image]) -> None:
         """Keep the pictures that edits and questions are about, by name; those that are there stay."""
-        rows = [(name, *_encoded(picture)) for name, picture in pictures.items()]
+        rows = {name: encoded(picture) for name, picture in pictures.items()}
         with self._write() as run:
-            _keep(run, [row[1:] for row in rows])
-            run.executemany("INSERT OR IGNORE INTO sources VALUES (?, ?)", [row[:2] for row in rows])
+            _keep(run, list(rows.values()))
+            run.executemany(
+                "INSERT OR IGNORE INTO sources VALUES (?, ?)",
+                [(name, one.digest) for name, one in rows.items()],
+            )
 
     def add_refusal(self, task: Task, state: Gap, reason: str) -> None:
         """Keep that there is no answer, and why."""
@@ -391,23 +407,34 @@ def _execute(run: sqlite3.Connection, script: str) -> None:
             statement = ""
 
 
-def _keep(run: sqlite3.Connection, rows: Sequence[tuple[str, bytes, Kind]]) -> None:
-    run.executemany("INSERT OR IGNORE INTO blobs (digest, content, kind) VALUES (?, ?, ?)", rows)
+def _keep(run: sqlite3.Connection, rows: Sequence[Encoded]) -> None:
+    run.executemany(
+        "INSERT OR IGNORE INTO blobs (digest, content, kind) VALUES (?, ?, ?)",
+        [(one.digest, one.content, one.kind) for one in rows],
+    )
 
 
 def _attempt(run: sqlite3.Connection, rows: Sequence[tuple[str, State, str, float]]) -> None:
     run.executemany("INSERT INTO attempts (key, state, reason, created) VALUES (?, ?, ?, ?)", rows)
 
 
-def _encoded(made: Made) -> tuple[str, bytes, Kind]:
-    """Return the digest of a text and the text, or of a picture's pixels and the picture as PNG."""
+def encoded(made: Made) -> Encoded:
+    """Return an answer as a store keeps it: the digest of a text, or of a picture's pixels, and PNG."""
+    notes = notes_of(made)
     if isinstance(made, str):
-        return hashlib.sha256(b"text " + made.encode()).hexdigest(), made.encode(), "text"
+        digest = hashlib.sha256(b"text " + made.encode()).hexdigest()
+        return Encoded(digest=digest, content=made.encode(), kind="text", notes=notes)
     plain = made if made.mode in ("RGB", "RGBA") else made.convert("RGB")
     head = f"{plain.mode} {plain.width} {plain.height} ".encode()
     with closing(io.BytesIO()) as file:
         Image.frombytes(plain.mode, plain.size, pixels := plain.tobytes()).save(file, "PNG", compress_level=6)
-        return hashlib.sha256(head + pixels).hexdigest(), file.getvalue(), "png"
+        digest = hashlib.sha256(head + pixels).hexdigest()
+        return Encoded(digest=digest, content=file.getvalue(), kind="png", notes=notes)
+
+
+def decoded(kind: Kind, content: bytes) -> Made:
+    """Return the answer that was encoded."""
+    return content.decode() if kind == "text" else _decoded(content)
 
 
 def _decoded(png: bytes) -> Image.Image:

@@ -32,9 +32,15 @@ class Workers(Protocol):
     """Makes and judges answers; only whoever calls it writes into the store."""
 
     def answer(
-        self, wanted: Plan, store: Store, *, role: SystemRole, budget: Budget | None, tell: Tell | None
+        self,
+        wanted: Sequence[Plan],
+        store: Store,
+        *,
+        role: SystemRole,
+        budget: Budget | None,
+        tell: Tell | None,
     ) -> Done:
-        """Make what a plan misses, as `run` does."""
+        """Make what plans of one system miss, as `run` does."""
 
     def judge(
         self,
@@ -53,10 +59,20 @@ class Here:
     """This process."""
 
     def answer(
-        self, wanted: Plan, store: Store, *, role: SystemRole, budget: Budget | None, tell: Tell | None
+        self,
+        wanted: Sequence[Plan],
+        store: Store,
+        *,
+        role: SystemRole,
+        budget: Budget | None,
+        tell: Tell | None,
     ) -> Done:
-        """Make what a plan misses."""
-        return run(wanted, store, budget=budget, tell=tell)
+        """Make what plans of one system miss, one after the other."""
+        done = Done()
+        for one in wanted:
+            if not done.stopped:
+                done = done.and_then(run(one, store, budget=budget, tell=tell))
+        return done
 
     def judge(
         self,
