@@ -250,8 +250,8 @@ def _pictures(exams: Callable[[], Sequence[Exam]]) -> SourceOf:
 
     @cache
     def known() -> Mapping[str, SourceOf]:
-        found = [exam for exam in exams() if exam.source_of is not None]
-        return {item.source: exam.source_of for exam in found for item in exam.items if item.source}
+        found = [(exam.source_of, exam.items) for exam in exams()]
+        return {item.source: of for of, items in found if of is not None for item in items if item.source}
 
     def source_of(item: Item) -> Image.Image:
         if item.source not in known():
