@@ -85,7 +85,7 @@ def found(tmp_path_factory):
 
 @pytest.mark.parametrize("dtype", ["torch.float32", "torch.bfloat16"])
 def test_two_blocks_are_in_memory_and_nothing_after(found, dtype):
-    one, margin = found[dtype], 8 * MB
+    one, margin = found[dtype], 12 * MB  # what the interpreter and kernels take varies
     cast = 0 if dtype == "torch.float32" else found["largest"]  # a tensor as it is stored
     rest = one["whole"] - 15 * one["block"]
     assert one["streamed"] < 2 * one["block"] + rest + cast + margin

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,7 +27,7 @@ from danqing.evaluation.report import Report
 from danqing.evaluation.run import Plan, Tell
 from danqing.evaluation.store import Store
 from danqing.evaluation.systems import ModelSystem, SourceOf
-from danqing.evaluation.workers import JudgeRole, SystemRole
+from danqing.evaluation.workers import JudgeRole, SystemRole, Workers
 from danqing.evaluation.world_exam import WORLD, World, silent, world_exam
 from danqing.model import load
 from danqing.scoring.looking import Looks
@@ -200,23 +201,20 @@ def evaluate(
 
     Args:
         benchmarks: names, as `danqing evaluate list` prints them.
-        systems: names such as "nano", "openai:gpt-image-2" or "published:DALL·E 3"; the report is about the
-            first.
-        folder: keeps answers and scores; report.json and report.html are written into it.
+        systems: names such as "nano" or "openai:gpt-image-2"; the report is about the first.
+        folder: keeps answers and scores, report.json and report.html.
         profile: "smoke", "lite" or "official".
         variants: "official", "fixed" or both, for benchmarks that have several scores.
         judges: who looks at pictures, as in "clip=pinned" or "vqa=vlm:Qwen/Qwen2.5-VL-7B-Instruct@COMMIT".
         second_judges: who looks at them too, to see how far the two agree.
         data: holds a folder of files for each benchmark; by default where `danqing evaluate fetch` puts them.
-        device: of checkpoints and judges.
-        precision: likewise.
+        device, precision: of checkpoints and judges.
         baselines: also ask a checkpoint of danqing that comes first without a prompt.
         floor: also judge the first system's answers for other prompts.
-        title: of the report.
+        title, command: of the report, and what it says to type to measure this again.
         max_cost: in US dollars; nothing is asked when it may cost more.
         ray: address of a Ray cluster, or "local"; answers are made and judged there.
         tell: is told how many are done, of how many, and the row in hand.
-        command: what the report says to type to measure this again.
 
     Raises RequestError for names that mean nothing, ResourceError when it may cost more than allowed.
     """
@@ -237,12 +235,14 @@ def evaluate(
     )
     budget = None if max_cost is None else Budget(max_cost)
     said = command or _python(request)
-    if ray is None:
-        return run_evaluation(request.prepare(), command=said, budget=budget, tell=tell)
+    with nullcontext() if ray is None else _ray_workers(request, ray) as workers:
+        return run_evaluation(request.prepare(), command=said, budget=budget, workers=workers, tell=tell)
+
+
+def _ray_workers(request: EvaluateRequest, address: str) -> AbstractContextManager[Workers]:
     from danqing.evaluation.ray_run import RayWorkers
 
-    with RayWorkers(request, address=ray) as workers:
-        return run_evaluation(request.prepare(), command=said, budget=budget, workers=workers, tell=tell)
+    return RayWorkers(request, address=address)
 
 
 def _pictures(exams: Callable[[], Sequence[Exam]]) -> SourceOf:

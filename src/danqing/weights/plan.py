@@ -53,7 +53,7 @@ class MemoryPlan:
 
     @property
     def quantised(self) -> Format | None:
-        """The format that large weights are quantised to; None where all are as the computation wants them."""
+        """The format that large weights are quantised to; None where all are plain."""
         found = {self.transformer.format, self.text_encoder.format}
         return "int4" if "int4" in found else "int8" if "int8" in found else None
 
