@@ -66,12 +66,12 @@ class Evaluation:
     @property
     def unable(self) -> tuple[str, ...]:
         """What is to be said of exams that no system of the evaluation can answer."""
-        names = ", ".join(entered.system.name for entered in self.entered)
-        return tuple(
-            f"{exam.title}: refused, {names} cannot {' or '.join(sorted({one.ability for one in exam.items}))}"
-            for exam in self.exams
-            if not any(entered.part(exam.items) for entered in self.entered)
-        )
+        names, told = ", ".join(entered.system.name for entered in self.entered), []
+        for exam in self.exams:
+            if not any(entered.part(exam.items) for entered in self.entered):
+                asked = " or ".join(sorted({item.ability for item in exam.items}))
+                told.append(f"{exam.title}: refused, {names} cannot {asked}")
+        return tuple(told)
 
 
 def plans(evaluation: Evaluation, store: Store) -> list[Plan]:

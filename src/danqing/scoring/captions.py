@@ -167,7 +167,7 @@ def _grams(words: _Words) -> list[Counter[_Gram]]:
 
 def _bleu(found: list[_Words], wanted: list[list[_Words]]) -> tuple[float, float, float, float]:
     """Return the geometric means of clipped precisions, times the brevity penalty (equations 2 and 3)."""
-    sums = np.sum([_counted(*pair) for pair in zip(found, wanted, strict=True)], axis=0, dtype=np.float64)
+    sums = np.array([_counted(*pair) for pair in zip(found, wanted, strict=True)], np.float64).sum(axis=0)
     one, two, three, four = (float(bleu_of_parts(sums, order + 1)) for order in range(_ORDERS))
     return one, two, three, four
 

@@ -126,7 +126,8 @@ class Ranking:
         better = (self._wrong > self._right[:, None]).sum(1)
         last = self._wrong[:, -1] == self._right
         tied = (self._wrong == self._right[:, None]).sum(1) + np.where(last, self._beyond, 0)
-        found = [_chance(k - b, t, r) for b, t, r in zip(better, tied, self._rights, strict=True)]
+        each = zip(better.tolist(), tied.tolist(), self._rights.tolist(), strict=True)
+        found = [_chance(k - before, wrong, right) for before, wrong, right in each]
         return np.array(found, dtype=np.float64)
 
     def _add_right(self, queries: slice, values: np.ndarray) -> None:
@@ -156,7 +157,7 @@ def _chance(places: int, wrong: int, right: int) -> float:
         return 0.0
     if places > wrong:
         return 1.0
-    return 1.0 - math.comb(int(wrong), int(places)) / math.comb(int(wrong + right), int(places))
+    return 1.0 - math.comb(wrong, places) / math.comb(wrong + right, places)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
