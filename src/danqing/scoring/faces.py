@@ -204,7 +204,9 @@ def _pixels(images: Sequence[Image.Image]) -> np.ndarray:
 
 def _crops(image: Image.Image, boxes: np.ndarray, side: int) -> np.ndarray:
     """Return squares of a picture as pixels; what lies outside of it is black."""
-    return _pixels([image.crop(tuple(map(int, box))).resize((side, side), _BILINEAR) for box in boxes])
+    sides = boxes.astype(int).tolist()
+    cut = [image.crop((left, top, right, bottom)) for left, top, right, bottom in sides]
+    return _pixels([one.resize((side, side), _BILINEAR) for one in cut])
 
 
 def _moved(boxes: np.ndarray, moves: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ model draws what it misses towards a mean face, so the rate is a lower bound. Th
 detector.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -86,7 +86,7 @@ def read_things(folder: Path) -> list[Item]:
     return _items(OBJECTS, told)
 
 
-def _items(row: str, scenes: Sequence[tuple[str, str, dict[str, object]]]) -> list[Item]:
+def _items(row: str, scenes: Sequence[tuple[str, str, Mapping[str, object]]]) -> list[Item]:
     """Return each scene in both languages, resampled together."""
     return [
         Item(row=row, prompt=prompt, language=language, details=details, cluster=english)

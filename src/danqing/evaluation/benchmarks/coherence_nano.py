@@ -5,7 +5,7 @@ picture sets are no part of the packaged world.) Things stand alone, in twos of 
 is read from pixels: heads and things by the reader of the world, landmarks by where its drawings fit.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
@@ -133,7 +133,7 @@ def _things(atlas: Atlas) -> Iterator[Asked]:
 
 
 def _asked(
-    row: str, scene: Scene, number: int, rng: np.random.Generator, atlas: Atlas, details: dict[str, object]
+    row: str, scene: Scene, number: int, rng: np.random.Generator, atlas: Atlas, details: Mapping[str, object]
 ) -> Asked:
     language = ("en", "zh")[number // len(_KINDS) % 2]
     prompt = caption(scene, language, rng, atlas, length="full")
