@@ -106,7 +106,7 @@ def test_true_pictures_go_round_the_cycle_and_find_their_captions_and_others_do_
     ):
         true, mistaken = (rows[name][who].interval.mean for who in ("pasted sprites", "mistaken"))
         assert true > 0.7, name
-        assert mistaken < 0.4, name
+        assert mistaken < 0.5, name  # five prompts: some are found by chance
     assert rows["cycle-nano-en-cider"]["mistaken"].interval.mean < 100
 
 
