@@ -30,6 +30,8 @@ from danqing.evaluation.table import RowReport
 
 LIMIT: Final = 8_000_000
 """Bytes of pictures in the page."""
+MANY: Final = 6
+"""Rows outside the mean that are shown at once; more of them open on request."""
 _TEMPLATE: Final = "page.html.jinja"
 _PARTS: Final = "page.parts.jinja"
 
@@ -55,6 +57,22 @@ class Part:
     """Those that take part."""
     baselines: tuple[Column, ...]
     ceilings: tuple[Column, ...]
+
+    @property
+    def measured(self) -> bool:
+        """Whether anybody but those who know the answers takes part."""
+        return any(column.role != "ceiling" for column in self.columns)
+
+    @property
+    def more_rows(self) -> tuple[RowReport, ...]:
+        """Rows that are no part of the mean, where there are many of them."""
+        more = tuple(row for row in self.rows[:-1] if not row.counts)
+        return more if len(more) > MANY and len(more) < len(self.rows) - 1 else ()
+
+    @property
+    def shown_rows(self) -> tuple[RowReport, ...]:
+        """The other rows, without the mean."""
+        return tuple(row for row in self.rows[:-1] if row not in self.more_rows)
 
 
 def write_page(
