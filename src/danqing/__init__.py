@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         RequestError,
         ResourceError,
     )
+    from danqing.evaluation.request import EvaluateRequest, evaluate
     from danqing.model import Model, load
     from danqing.pipelines.control import Control
     from danqing.pipelines.describe import DescribeRequest
@@ -37,12 +38,14 @@ __all__ = [
     "DataError",
     "DescribeRequest",
     "EditRequest",
+    "EvaluateRequest",
     "GenerateRequest",
     "LayersRequest",
     "Model",
     "RequestError",
     "ResourceError",
     "__version__",
+    "evaluate",
     "load",
 ]
 
@@ -54,11 +57,13 @@ _HOMES = {
     "DataError": "danqing.errors",
     "DescribeRequest": "danqing.pipelines.describe",
     "EditRequest": "danqing.pipelines.edit",
+    "EvaluateRequest": "danqing.evaluation.request",
     "GenerateRequest": "danqing.pipelines.generate",
     "LayersRequest": "danqing.pipelines.layered",
     "Model": "danqing.model",
     "RequestError": "danqing.errors",
     "ResourceError": "danqing.errors",
+    "evaluate": "danqing.evaluation.request",
     "load": "danqing.model",
 }
 

@@ -15,11 +15,13 @@ PUBLIC = {
     "DataError": "danqing.errors",
     "DescribeRequest": "danqing.pipelines.describe",
     "EditRequest": "danqing.pipelines.edit",
+    "EvaluateRequest": "danqing.evaluation.request",
     "GenerateRequest": "danqing.pipelines.generate",
     "LayersRequest": "danqing.pipelines.layered",
     "Model": "danqing.model",
     "RequestError": "danqing.errors",
     "ResourceError": "danqing.errors",
+    "evaluate": "danqing.evaluation.request",
     "load": "danqing.model",
 }
 

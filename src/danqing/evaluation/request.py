@@ -71,6 +71,10 @@ class EvaluateRequest:
         """
         if not self.benchmarks:
             raise RequestError(f"expected benchmarks of {', '.join(known_benchmarks())}, found none")
+        for name in self.benchmarks:
+            if name != WORLD:
+                benchmarks.benchmark(name)  # a name that means nothing is told before anything is loaded
+        published, notes = self._published()
         exams: list[Exam] = []
         systems = [self._system(name, _pictures(lambda: exams)) for name in self.answering]
         if not systems:
@@ -82,7 +86,6 @@ class EvaluateRequest:
         ]
         if self.baselines and isinstance(systems[0], ModelSystem):
             entered.append(silent(systems[0], _pictures(lambda: exams)))
-        published, notes = self._published()
         told = ", ".join(dict.fromkeys(exam.benchmark or exam.name for exam in exams))
         return Evaluation(
             exams=tuple(exams),
