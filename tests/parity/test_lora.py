@@ -160,7 +160,7 @@ def test_a_biased_lora(both, tmp_path):
     network = model.components.transformer
     adapter = random_adapter(network, 6, 2, ("attn.to_out.0", "txt_mod.1"), scale=2.0)
     biased = {
-        layer: LowRank(one.down.detach(), one.up.detach(), scale=2.0, bias=0.3 * torch.randn(len(one.up)))
+        layer: LowRank(one.down.detach(), one.up.detach(), scale=2.0, bias=torch.randn(len(one.up)))
         for layer, one in adapter.items()
     }
     save_adapter(tmp_path / "biased.safetensors", biased)

@@ -25,7 +25,7 @@ from danqing.evaluation.page_published import (
 )
 from danqing.evaluation.report import Column, Report, Section
 from danqing.evaluation.results import Results
-from danqing.evaluation.statistics import Interval
+from danqing.evaluation.statistics import Comparison, Interval
 from danqing.evaluation.table import RowReport
 
 LIMIT: Final = 8_000_000
@@ -73,6 +73,16 @@ class Part:
     def shown_rows(self) -> tuple[RowReport, ...]:
         """The other rows, without the mean."""
         return tuple(row for row in self.rows[:-1] if row not in self.more_rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What systems lose from English to other languages in one benchmark."""
+
+    labels: tuple[str, ...]
+    """Of the systems."""
+    lines: tuple[tuple[str, tuple[Comparison | None, ...]], ...]
+    """A language and each system's change."""
 
 
 def write_page(
@@ -124,6 +134,7 @@ def render_page(
         bars={(row.benchmark, row.name): _bars(report, row) for part in parts for row in part.rows},
         marks={(row.benchmark, row.name): marks(report, row) for part in parts for row in part.rows},
         against=[(part, rows) for part in parts if (rows := against(report, part.section))],
+        changes={part.section.name: _changes(report, part) for part in parts},
         answers=answers,
         anchors=_anchors(answers),
         printed=printed_scores(report),
@@ -151,6 +162,17 @@ def _part(report: Report, section: Section) -> Part:
         baselines=tuple(column for column in columns[1:] if column.role == "baseline"),
         ceilings=tuple(column for column in columns[1:] if column.role == "ceiling"),
     )
+
+
+def _changes(report: Report, part: Part) -> Changes | None:
+    found = [one for one in report.languages if one.benchmark == part.section.name]
+    labels = tuple(dict.fromkeys(one.label for one in found))
+    by_pair = {(one.language, one.label): one.comparison for one in found}
+    lines = tuple(
+        (language, tuple(by_pair.get((language, label)) for label in labels))
+        for language in dict.fromkeys(one.language for one in found)
+    )
+    return Changes(labels=labels, lines=lines) if found else None
 
 
 def _anchors(answers: Sequence[Answers]) -> dict[tuple[str, str], str]:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from danqing.errors import DataError
 from danqing.evaluation.judges.agreement import Agreement
+from danqing.evaluation.languages import ALL, LanguageChange, language_changes
 from danqing.evaluation.prices import billed_by, cost_with, prices_as_of
 from danqing.evaluation.published import Published, lookup
 from danqing.evaluation.results import Answer, Entrant, Results, Role
@@ -77,6 +78,8 @@ class Report:
     """The published scores of these systems, whatever the benchmark."""
     agreements: tuple[Agreement, ...] = ()
     """How often pairs of judges say the same."""
+    languages: tuple[LanguageChange, ...] = ()
+    """What systems lose in other languages, on the same meanings."""
     prices: str = ""
     """Day on which the table of prices was last checked."""
     commands: tuple[str, ...]
@@ -156,6 +159,7 @@ def make_report(
         published=tuple(published),
         scores=tuple(row for system in published for row in lookup(system=system)),
         agreements=tuple(agreements),
+        languages=tuple(change for one in several for change in language_changes(one)),
         prices=prices_as_of().isoformat() if any(column.spent != 0 for column in made) else "",
         commands=tuple(commands),
         notes=tuple(notes),
@@ -246,6 +250,7 @@ def _lines(report: Report) -> list[str]:
     for judge in report.judges:
         lines.append(f"judged by {judge.name} {judge.version}, {judge.seconds:.3g} seconds an answer")
     lines += [str(one) for one in report.agreements]
+    lines += [str(one) for one in report.languages if one.language == ALL]
     return lines + list(report.notes)
 
 

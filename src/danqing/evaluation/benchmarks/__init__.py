@@ -7,7 +7,10 @@ from danqing.errors import RequestError
 from danqing.evaluation.benchmarks.benchmark import Benchmark
 from danqing.evaluation.benchmarks.caption_nano import CAPTION_NANO
 from danqing.evaluation.benchmarks.coco import COCO, COCO_CN, FLICKR30K
+from danqing.evaluation.benchmarks.coherence import COHERENCE, COHERENCE_OBJECTS
+from danqing.evaluation.benchmarks.coherence_nano import COHERENCE_NANO
 from danqing.evaluation.benchmarks.compbench import COMPBENCH
+from danqing.evaluation.benchmarks.compbench_nano import COMPBENCH_NANO
 from danqing.evaluation.benchmarks.corebench import COREBENCH
 from danqing.evaluation.benchmarks.cycle_nano import CYCLE_NANO
 from danqing.evaluation.benchmarks.dpg import DPG, DSG
@@ -28,9 +31,13 @@ BENCHMARKS: Final[tuple[Benchmark, ...]] = (
     COCO,
     FLICKR30K,
     COCO_CN,
+    COHERENCE,
+    COHERENCE_OBJECTS,
+    COMPBENCH_NANO,
     CAPTION_NANO,
     CYCLE_NANO,
     RETRIEVAL_NANO,
+    COHERENCE_NANO,
 )
 
 
