@@ -23,7 +23,7 @@ from danqing.data.atlas import Atlas
 from danqing.data.concepts import concepts, core_codes
 from danqing.data.world import Scene, render, sample_scene
 from danqing.errors import ConfigError
-from danqing.evaluation.reconstruction import restore
+from danqing.evaluation.world.reconstruction import restore
 from danqing.model import find_checkpoint
 from danqing.scoring.detector import SIDE, Detector, DetectorConfig, write_detector
 from danqing.training.config import TrainConfig, override

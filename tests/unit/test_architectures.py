@@ -5,8 +5,8 @@ import re
 import pytest
 
 from danqing.errors import DataError
-from danqing.evaluation.architectures import NOT_PUBLISHED, card, cards, claims, columns
-from danqing.evaluation.published import lookup, withdrawn
+from danqing.evaluation.report.architectures import NOT_PUBLISHED, card, cards, claims, columns
+from danqing.evaluation.report.published import lookup, withdrawn
 
 
 def test_every_cell_has_a_source_or_says_that_none_is_published():

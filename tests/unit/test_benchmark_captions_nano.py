@@ -15,11 +15,11 @@ from danqing.evaluation.benchmarks.captioned_scenes import (
     true_picture,
     true_renders,
 )
-from danqing.evaluation.captioner import WorldCaptioner, scene_of
 from danqing.evaluation.evaluate import Evaluation, evaluate
 from danqing.evaluation.exam import Entered, benchmark_exam
 from danqing.evaluation.items import Clause, Item
 from danqing.evaluation.results import Answer
+from danqing.evaluation.world.captioner import WorldCaptioner, scene_of
 from danqing.scoring.captions import cider_d, spaced
 from danqing.scoring.reading import Box, Found, Reading
 

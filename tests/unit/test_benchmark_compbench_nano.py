@@ -12,7 +12,6 @@ from danqing.data.atlas import packaged_atlas
 from danqing.data.concepts import concepts
 from danqing.data.world import Background, Scene, Thing, render
 from danqing.errors import DataError
-from danqing.evaluation.asked import Asked
 from danqing.evaluation.benchmarks.compbench import TITLES
 from danqing.evaluation.benchmarks.compbench_nano import COMPBENCH_NANO, ceilings
 from danqing.evaluation.benchmarks.compbench_nano_scenes import ITEMS, SAID, asked, held_out
@@ -20,6 +19,7 @@ from danqing.evaluation.benchmarks.world_looks import SURE, WorldLooks, clauses_
 from danqing.evaluation.items import Item
 from danqing.evaluation.results import Answer
 from danqing.evaluation.systems import ModelSystem
+from danqing.evaluation.world.asked import Asked
 from danqing.scoring.looking import Looks
 from danqing.scoring.patterns import find_pattern
 from danqing.scoring.reading import Box

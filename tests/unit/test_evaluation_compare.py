@@ -8,11 +8,11 @@ import pytest
 
 from danqing.errors import DataError
 from danqing.evaluation import finished
-from danqing.evaluation.compare import compare_sides, side
 from danqing.evaluation.evaluate import Evaluation, evaluate
 from danqing.evaluation.exam import Entered, Exam
 from danqing.evaluation.finished import export_finished, read_finished
 from danqing.evaluation.frozen import FrozenSystem
+from danqing.evaluation.report.compare import compare_sides, side
 from danqing.evaluation.results import Row
 from tests.evaluation_fakes import FakeJudge, FakePainter, colour_items
 

@@ -8,13 +8,13 @@ import danqing
 from danqing.data.atlas import packaged_atlas
 from danqing.data.world import render
 from danqing.errors import DataError
-from danqing.evaluation.asked import COUNTS, Asked
-from danqing.evaluation.edit_judge import WITHIN, EditJudge
-from danqing.evaluation.edits import EDIT_ROWS, KINDS, OUTSIDE, edit_items
 from danqing.evaluation.items import Atom
-from danqing.evaluation.judge import SceneJudge
-from danqing.evaluation.renders import SIDE, through
-from danqing.evaluation.world import taught
+from danqing.evaluation.world.asked import COUNTS, Asked
+from danqing.evaluation.world.edit_judge import WITHIN, EditJudge
+from danqing.evaluation.world.edits import EDIT_ROWS, KINDS, OUTSIDE, edit_items
+from danqing.evaluation.world.items import taught
+from danqing.evaluation.world.judge import SceneJudge
+from danqing.evaluation.world.renders import SIDE, through
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import pytest
 import danqing
 from danqing.data.atlas import packaged_atlas
 from danqing.errors import RequestError
-from danqing.evaluation import asked
 from danqing.evaluation.evaluate import Evaluation, evaluate, plans
 from danqing.evaluation.store import Store
-from danqing.evaluation.world_exam import World, world_evaluation
+from danqing.evaluation.world import asked
+from danqing.evaluation.world.exam import World, world_evaluation
 from tests.tiny import write_tiny
 
 
@@ -24,9 +24,9 @@ def few(monkeypatch):
     counts = {"row": 2, "language": 0, "part": 0, "ambiguous": 0, "variety": 0}
     monkeypatch.setattr("danqing.evaluation.systems._MOST_TOKENS", 8)
     monkeypatch.setattr(asked, "COUNTS", {"smoke": counts})
-    monkeypatch.setattr("danqing.evaluation.edits.COUNTS", {"smoke": counts})
-    monkeypatch.setattr("danqing.evaluation.texts.COUNTS", {"smoke": counts})
-    monkeypatch.setattr("danqing.evaluation.world.COUNTS", {"smoke": counts})
+    monkeypatch.setattr("danqing.evaluation.world.edits.COUNTS", {"smoke": counts})
+    monkeypatch.setattr("danqing.evaluation.world.texts.COUNTS", {"smoke": counts})
+    monkeypatch.setattr("danqing.evaluation.world.items.COUNTS", {"smoke": counts})
 
 
 def world(folder, tasks, *rows, **options) -> World:

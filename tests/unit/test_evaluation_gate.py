@@ -15,10 +15,10 @@ from danqing.data.atlas import packaged_atlas
 from danqing.data.world import Prompt, held_out_prompts, render
 from danqing.errors import DataError
 from danqing.evaluation.digests import weights_digest
-from danqing.evaluation.gate import floor, measure, measure_drawing
-from danqing.evaluation.reconstruction import reconstruction
-from danqing.evaluation.sheets import captioned_sheet
 from danqing.evaluation.statistics import Rate
+from danqing.evaluation.world.gate import floor, measure, measure_drawing
+from danqing.evaluation.world.reconstruction import reconstruction
+from danqing.evaluation.world.sheets import captioned_sheet
 from danqing.models.mmdit import MMDiT, MMDiTConfig
 from danqing.models.vae import VAE, VAEConfig
 from danqing.models.vision import VisionConfig

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from danqing.evaluation.languages import ALL, language_changes
-from danqing.evaluation.report import make_report
+from danqing.evaluation.report.languages import ALL, language_changes
+from danqing.evaluation.report.report import make_report
 from danqing.evaluation.results import Entrant, Row, read_results
 from danqing.evaluation.run import plan, run, score
 from danqing.evaluation.store import Store

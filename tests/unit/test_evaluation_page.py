@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from danqing.evaluation.items import Clause, Item
-from danqing.evaluation.page import render_page, write_page
-from danqing.evaluation.report import make_report
+from danqing.evaluation.report.page import render_page, write_page
+from danqing.evaluation.report.report import make_report
 from danqing.evaluation.results import Entrant, Row, read_results
 from danqing.evaluation.run import plan, run, score
 from danqing.evaluation.store import Store

@@ -8,8 +8,8 @@ import pytest
 from danqing.evaluation.benchmarks import benchmark
 from danqing.evaluation.evaluate import Evaluation, evaluate
 from danqing.evaluation.exam import Entered, Exam
+from danqing.evaluation.report.table import MEAN
 from danqing.evaluation.results import Row
-from danqing.evaluation.table import MEAN
 from tests.evaluation_fakes import FakeJudge, FakePainter, colour_items
 from tests.unit.test_evaluation_page import outline
 

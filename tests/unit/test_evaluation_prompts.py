@@ -10,7 +10,7 @@ import pytest
 from danqing.data import LANGUAGES, caption, concepts, sample_scene
 from danqing.data.atlas import packaged_atlas
 from danqing.errors import DataError
-from danqing.evaluation.prompts import Clause, ambiguous, natural, parse_ambiguous, parse_natural
+from danqing.evaluation.world.prompts import Clause, ambiguous, natural, parse_ambiguous, parse_natural
 
 AMBIGUOUS_AT_LEAST = {"en": 40, "zh": 20}
 CAT, DOG = "1F408", "1F415"

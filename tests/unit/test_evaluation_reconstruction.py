@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from danqing.evaluation.reconstruction import restore
+from danqing.evaluation.world.reconstruction import restore
 from danqing.models.vae import VAE, VAEConfig
 from danqing.models.vae21 import VAE21, VAE21Config
 from tests.tiny import randomized

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from danqing.errors import DataError
-from danqing.evaluation.report import make_report
+from danqing.evaluation.report.report import make_report
 from danqing.evaluation.results import Entrant, Row, mean_fact, read_results
 from danqing.evaluation.run import plan, run, score
 from danqing.evaluation.store import Store

@@ -9,10 +9,10 @@ from danqing.data.language import caption
 from danqing.data.language.descriptions import description
 from danqing.data.world import Scene, sample_scene
 from danqing.errors import DataError
-from danqing.evaluation.asked import clauses
 from danqing.evaluation.items import Clause, Item
-from danqing.evaluation.said import understand
-from danqing.evaluation.texts import TextJudge, same_answer
+from danqing.evaluation.world.asked import clauses
+from danqing.evaluation.world.said import understand
+from danqing.evaluation.world.texts import TextJudge, same_answer
 
 SHARES = {"single": 0.3, "count": 0.2, "group": 0.15, "pair": 0.2, "between": 0.05, "words": 0.1}
 APPLE, DOG, CAT = "1F34E", "1F415", "1F408"

@@ -15,7 +15,7 @@ from danqing.evaluation.benchmarks.benchmark import Benchmark
 from danqing.evaluation.evaluate import Evaluation, evaluate, plans
 from danqing.evaluation.exam import Entered, Exam, benchmark_exam, sample
 from danqing.evaluation.prices import Budget
-from danqing.evaluation.printed import MEAN, PRINTED, printed
+from danqing.evaluation.report.printed import MEAN, PRINTED, printed
 from danqing.evaluation.results import Row
 from danqing.evaluation.store import Store
 from tests.evaluation_fakes import FakeJudge, FakePainter, colour_items, said_items

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from danqing.errors import DataError
-from danqing.evaluation.report import make_report
+from danqing.evaluation.report.report import make_report
 from danqing.evaluation.results import Entrant, Row, read_results
 from danqing.evaluation.run import plan, run, score
 from danqing.evaluation.statistics import Interval

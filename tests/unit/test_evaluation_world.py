@@ -7,9 +7,9 @@ from danqing.data import LANGUAGES
 from danqing.data.atlas import packaged_atlas
 from danqing.data.concepts import core_codes
 from danqing.data.world.split import contains_held_out
-from danqing.evaluation.asked import COUNTS, Asked
-from danqing.evaluation.scenes import scene_from
-from danqing.evaluation.world import LENGTHS, count_tokens, world_items, world_rows
+from danqing.evaluation.world.asked import COUNTS, Asked
+from danqing.evaluation.world.items import LENGTHS, count_tokens, world_items, world_rows
+from danqing.evaluation.world.scenes import scene_from
 
 
 @pytest.fixture(scope="module")

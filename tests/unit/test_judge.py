@@ -10,8 +10,8 @@ from danqing.data.atlas import Atlas, packaged_atlas
 from danqing.data.concepts import core_codes
 from danqing.data.world import Scene, SceneKind, render, sample_scene
 from danqing.evaluation.items import Clause, Item
-from danqing.evaluation.judge import SceneJudge
-from danqing.evaluation.world import clauses
+from danqing.evaluation.world.items import clauses
+from danqing.evaluation.world.judge import SceneJudge
 from danqing.scoring.reading import SceneReader, packaged_reader
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from danqing.errors import DataError, RequestError
 from danqing.evaluation.items import Item
-from danqing.evaluation.published import PublishedSystem, lookup, published, withdrawn
+from danqing.evaluation.report.published import PublishedSystem, lookup, published, withdrawn
 
 COLLECTED = Path(__file__).parents[3] / "shared" / "evaldata" / "published_scores.csv"
 

@@ -75,7 +75,7 @@ def gate(
     """
     use_threads(threads)
     import danqing
-    from danqing.evaluation.gate import measure
+    from danqing.evaluation.world.gate import measure
 
     loaded = danqing.load(model, device=device, precision=precision)
     with bar(count, quiet=quiet) as live:
@@ -152,7 +152,7 @@ def world(
     from danqing.data.atlas import Atlas, packaged_atlas
     from danqing.evaluation.evaluate import STORE, evaluate, plans
     from danqing.evaluation.store import Store
-    from danqing.evaluation.world_exam import World, world_evaluation
+    from danqing.evaluation.world.exam import World, world_evaluation
 
     def loaded(name: str) -> danqing.Model:
         return danqing.load(name, device=device, precision=precision)

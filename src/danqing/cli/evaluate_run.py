@@ -243,7 +243,7 @@ def compare(first: str, second: str, folder: Path | None, as_json: bool) -> None
     of one --folder. Prints the difference in every row with its interval, a p value adjusted over the rows
     (Holm), and the places of all systems of the folder.
     """
-    from danqing.evaluation.compare import compare_sides, side
+    from danqing.evaluation.report.compare import compare_sides, side
 
     found = compare_sides(side(first, folder), side(second, folder))
     click.echo(found.to_json() if as_json else str(found))

@@ -10,13 +10,13 @@ from danqing.errors import ConfigError
 from danqing.evaluation.exam import Entered, Exam
 from danqing.evaluation.items import Ability, Item, Judge
 from danqing.evaluation.judges.agreement import Agreement, agreement
-from danqing.evaluation.page import write_page, write_text
 from danqing.evaluation.prices import Budget
-from danqing.evaluation.report import Report, make_report
+from danqing.evaluation.report.page import write_page, write_text
+from danqing.evaluation.report.report import Report, make_report
+from danqing.evaluation.report.table import shown
 from danqing.evaluation.results import Entrant, Results, read_results
 from danqing.evaluation.run import Plan, Tell, ToJudge, plan, to_judge
 from danqing.evaluation.store import Store
-from danqing.evaluation.table import shown
 from danqing.evaluation.workers import Here, JudgeRole, SystemRole, Workers
 
 STORE: Final = "store.sqlite"

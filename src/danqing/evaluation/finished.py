@@ -14,9 +14,9 @@ from danqing.evaluation.frozen import export
 from danqing.evaluation.frozen_layouts import Layout
 from danqing.evaluation.results import Entrant, Results, Row, read_results
 from danqing.evaluation.store import Store
-from danqing.evaluation.variety import TrainingPictures
-from danqing.evaluation.world import taught, world_rows
-from danqing.evaluation.world_exam import WORLD
+from danqing.evaluation.world.exam import WORLD
+from danqing.evaluation.world.items import taught, world_rows
+from danqing.evaluation.world.variety import TrainingPictures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

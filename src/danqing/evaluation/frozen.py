@@ -29,7 +29,7 @@ from danqing.evaluation.frozen_layouts import (
     read_layout,
 )
 from danqing.evaluation.items import Ability, Item, Made, content_key
-from danqing.evaluation.published import withdrawn
+from danqing.evaluation.report.published import withdrawn
 from danqing.evaluation.results import Answer, Entrant, Results
 
 MISSING: Final = "missing"

@@ -12,8 +12,7 @@ from PIL import Image
 
 from danqing.data.atlas import packaged_atlas
 from danqing.errors import RequestError
-from danqing.evaluation import asked, benchmarks
-from danqing.evaluation.architectures import cards
+from danqing.evaluation import benchmarks
 from danqing.evaluation.benchmarks.benchmark import Variant
 from danqing.evaluation.evaluate import STORE, Evaluation, plans
 from danqing.evaluation.evaluate import evaluate as run_evaluation
@@ -21,21 +20,23 @@ from danqing.evaluation.exam import Entered, Exam, Profile, benchmark_exam
 from danqing.evaluation.items import Item, Judge, System
 from danqing.evaluation.judges.names import looks_named
 from danqing.evaluation.prices import Budget
-from danqing.evaluation.published import PublishedSystem, lookup, same_system
 from danqing.evaluation.remote.names import system_named
-from danqing.evaluation.report import Report
+from danqing.evaluation.report.architectures import cards
+from danqing.evaluation.report.published import PublishedSystem, lookup, same_system
+from danqing.evaluation.report.report import Report
 from danqing.evaluation.run import Plan, Tell
 from danqing.evaluation.store import Store
 from danqing.evaluation.systems import ModelSystem, SourceOf
 from danqing.evaluation.workers import JudgeRole, SystemRole, Workers
-from danqing.evaluation.world_exam import WORLD, World, silent, world_exam
+from danqing.evaluation.world.asked import Profile as WorldProfile
+from danqing.evaluation.world.exam import WORLD, World, silent, world_exam
 from danqing.model import load
 from danqing.scoring.looking import Looks
 
 VARIABLE: Final = "DANQING_BENCHMARKS"
 """Names the folder of the files of benchmarks, each in a folder of its own name."""
 _PUBLISHED: Final = "published:"
-_WORLD_PROFILE: Final[dict[Profile, asked.Profile]] = {"smoke": "smoke", "lite": "smoke", "official": "full"}
+_WORLD_PROFILE: Final[dict[Profile, WorldProfile]] = {"smoke": "smoke", "lite": "smoke", "official": "full"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

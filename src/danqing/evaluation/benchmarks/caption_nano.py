@@ -13,9 +13,9 @@ from PIL import Image
 from danqing.evaluation.benchmarks.benchmark import Benchmark, Variant
 from danqing.evaluation.benchmarks.caption_scores import CaptionJudge, caption_rows, search_rows
 from danqing.evaluation.benchmarks.captioned_scenes import OneMore, caption_items, true_picture
-from danqing.evaluation.captioner import CaptionerSystem, WorldCaptioner
 from danqing.evaluation.items import Item, Judge, System
 from danqing.evaluation.results import Row
+from danqing.evaluation.world.captioner import CaptionerSystem, WorldCaptioner
 from danqing.scoring.looking import Looks
 
 _NAME: Final = "caption-nano"

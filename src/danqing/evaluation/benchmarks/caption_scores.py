@@ -16,8 +16,8 @@ from PIL import Image
 from danqing.errors import DataError
 from danqing.evaluation.items import Atom, Item, Made
 from danqing.evaluation.results import Answer, Row
-from danqing.evaluation.said import understand
-from danqing.evaluation.texts import stated_facts
+from danqing.evaluation.world.said import understand
+from danqing.evaluation.world.texts import stated_facts
 from danqing.scoring.captions import bleu_of_parts, bleu_parts, cider_d, rouge_l, spaced
 from danqing.scoring.retrieval import AT, Recalls, recall_both_ways
 from danqing.scoring.wording import Wordings

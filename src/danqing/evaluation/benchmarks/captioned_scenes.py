@@ -14,12 +14,12 @@ from danqing.data.language import Length, caption
 from danqing.data.language.descriptions import description
 from danqing.data.world import Scene, SceneKind, render, sample_scene
 from danqing.errors import RequestError
-from danqing.evaluation.asked import SEED, clauses, source_name
 from danqing.evaluation.benchmarks.caption_scores import REFERENCES
 from danqing.evaluation.digests import atlas_digest
 from danqing.evaluation.items import Ability, Item, Made
-from danqing.evaluation.renders import SIDE, RenderSystem
-from danqing.evaluation.world import taught
+from danqing.evaluation.world.asked import SEED, clauses, source_name
+from danqing.evaluation.world.items import taught
+from danqing.evaluation.world.renders import SIDE, RenderSystem
 
 SCENES: Final = 60
 LANGUAGES: Final = ("en", "zh")

@@ -18,13 +18,13 @@ from danqing.data.concepts import concepts
 from danqing.data.language import caption
 from danqing.data.world import Scene, SceneKind, sample_scene
 from danqing.errors import DataError
-from danqing.evaluation.asked import SEED, Asked, take
 from danqing.evaluation.benchmarks.benchmark import Benchmark, Variant
 from danqing.evaluation.benchmarks.coherence import apart_atom, value_of
 from danqing.evaluation.items import Atom, Item, Judge, Made, System
-from danqing.evaluation.renders import RenderSystem
 from danqing.evaluation.results import Answer, Row
-from danqing.evaluation.world import taught
+from danqing.evaluation.world.asked import SEED, Asked, take
+from danqing.evaluation.world.items import taught
+from danqing.evaluation.world.renders import RenderSystem
 from danqing.scoring.drawn_faces import CLEAR, DrawnFaces
 from danqing.scoring.faces import faults
 from danqing.scoring.looking import Box, Looks

@@ -33,8 +33,8 @@ from danqing.evaluation.benchmarks.compbench_scores import (
 from danqing.evaluation.benchmarks.judge import BenchmarkJudge
 from danqing.evaluation.benchmarks.world_looks import WorldLooks
 from danqing.evaluation.items import Atom, Item, Judge, System
-from danqing.evaluation.renders import RenderSystem
 from danqing.evaluation.results import Row
+from danqing.evaluation.world.renders import RenderSystem
 from danqing.scoring.looking import Detection, Looks, needed
 
 ROLES: Final = ("blip-vqa", "open-detector", "depth", "clip")

@@ -23,9 +23,9 @@ from danqing.data.world.sample import choose, dyes, visible_colour
 from danqing.data.world.scene import SHAPE, BackgroundKind
 from danqing.data.world.shapes import CONTAINERS, shapes
 from danqing.data.world.split import combinations
-from danqing.evaluation.asked import SEED, Asked
 from danqing.evaluation.benchmarks.compbench import Category
 from danqing.evaluation.items import Item
+from danqing.evaluation.world.asked import SEED, Asked
 
 ITEMS: Final = 60
 """Prompts a category."""

@@ -10,9 +10,9 @@ from typing import Final
 from danqing.evaluation.benchmarks.benchmark import Benchmark, Variant
 from danqing.evaluation.benchmarks.caption_scores import CycleJudge, caption_rows, source_rows
 from danqing.evaluation.benchmarks.captioned_scenes import caption_items, true_renders
-from danqing.evaluation.captioner import WorldCaptioner
 from danqing.evaluation.items import Item, Judge, System
 from danqing.evaluation.results import Row
+from danqing.evaluation.world.captioner import WorldCaptioner
 from danqing.scoring.looking import Looks
 
 _NAME: Final = "cycle-nano"

@@ -12,13 +12,13 @@ import numpy as np
 from PIL import Image
 
 from danqing.errors import DataError
-from danqing.evaluation.asked import clauses
 from danqing.evaluation.benchmarks.benchmark import Benchmark, Variant
 from danqing.evaluation.benchmarks.captioned_scenes import captioned_scenes, true_renders
 from danqing.evaluation.benchmarks.match_scores import match_rows, packed, unpacked
 from danqing.evaluation.items import Atom, Item, Judge, Made, System
-from danqing.evaluation.judge import SceneJudge
 from danqing.evaluation.results import Answer, Row
+from danqing.evaluation.world.asked import clauses
+from danqing.evaluation.world.judge import SceneJudge
 from danqing.scoring.looking import Looks, Matcher
 from danqing.scoring.reading import Reading
 from danqing.scoring.retrieval import Likeness

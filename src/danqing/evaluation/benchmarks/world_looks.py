@@ -13,8 +13,8 @@ from PIL import Image
 from danqing.data.world import OPPOSITE, BackgroundKind
 from danqing.errors import DataError
 from danqing.evaluation.items import Atom, Clause, Item
-from danqing.evaluation.judge import SceneJudge
-from danqing.evaluation.said import Said, understand
+from danqing.evaluation.world.judge import SceneJudge
+from danqing.evaluation.world.said import Said, understand
 from danqing.scoring.looking import Box, Detection, Looks
 from danqing.scoring.patterns import find_pattern
 from danqing.scoring.reading import Box as Place

@@ -21,7 +21,7 @@ from danqing.evaluation.frozen import FrozenSystem
 from danqing.evaluation.frozen_layouts import layout_named
 from danqing.evaluation.items import System
 from danqing.evaluation.named import Known, Options, amount, count, one_of, parsed, size, values, yes
-from danqing.evaluation.published import PublishedSystem, withdrawn
+from danqing.evaluation.report.published import PublishedSystem, withdrawn
 from danqing.evaluation.systems import ModelSystem, SourceOf
 from danqing.retry import Retry
 

@@ -13,7 +13,7 @@ from danqing.data.world import Scene, render
 from danqing.errors import RequestError
 from danqing.evaluation.digests import atlas_digest
 from danqing.evaluation.items import Item, Made, content_key
-from danqing.evaluation.reconstruction import Autoencoder, restore
+from danqing.evaluation.world.reconstruction import Autoencoder, restore
 
 Finish = Callable[[Image.Image], Image.Image]
 SceneOf = Callable[[Item, int], Scene | None]

@@ -25,9 +25,9 @@ from danqing.data.atlas import Atlas, packaged_atlas
 from danqing.data.concepts import concepts
 from danqing.data.world import Prompt, held_out_prompts, render
 from danqing.evaluation.digests import weights_digest
-from danqing.evaluation.reconstruction import Autoencoder, restore
-from danqing.evaluation.sheets import captioned_sheet
 from danqing.evaluation.statistics import Rate
+from danqing.evaluation.world.reconstruction import Autoencoder, restore
+from danqing.evaluation.world.sheets import captioned_sheet
 from danqing.model import Model
 from danqing.pipelines.generate import GenerateRequest
 from danqing.scoring.match import Verdict, first_concepts, packaged_matcher

@@ -10,9 +10,9 @@ from typing import Final
 
 from jinja2 import DictLoader, Environment, StrictUndefined
 
-from danqing.evaluation.architectures import columns as architecture_columns
-from danqing.evaluation.page_galleries import PER_ROW, Answers, answers_of
-from danqing.evaluation.page_published import (
+from danqing.evaluation.report.architectures import columns as architecture_columns
+from danqing.evaluation.report.galleries import PER_ROW, Answers, answers_of
+from danqing.evaluation.report.printed_part import (
     KINDS,
     against,
     gone_systems,
@@ -23,10 +23,10 @@ from danqing.evaluation.page_published import (
     shown_cards,
     value_of,
 )
-from danqing.evaluation.report import Column, Report, Section
+from danqing.evaluation.report.report import Column, Report, Section
+from danqing.evaluation.report.table import RowReport
 from danqing.evaluation.results import Results
 from danqing.evaluation.statistics import Comparison, Interval
-from danqing.evaluation.table import RowReport
 
 LIMIT: Final = 8_000_000
 """Bytes of pictures in the page."""
@@ -113,7 +113,7 @@ def render_page(
     `results` are those that the report was made of, in the same order.
     """
     several = [results] if isinstance(results, Results) else list(results)
-    folder = resources.files("danqing.evaluation")
+    folder = resources.files(__package__)
     files = {name: (folder / name).read_text(encoding="utf-8") for name in (_TEMPLATE, _PARTS)}
     environment = Environment(
         loader=DictLoader(files),

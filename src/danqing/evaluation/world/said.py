@@ -12,7 +12,7 @@ from typing import Final
 
 from danqing.data.language.nouns import nouns
 from danqing.data.language.tables import SPOKEN
-from danqing.evaluation.phrases import Phrases, phrases, relation_patterns
+from danqing.evaluation.world.phrases import Phrases, phrases, relation_patterns
 
 Told = tuple[str, int, int] | tuple[str, int, int, int]
 """A relation and the mentions it holds of: the first is "left" of the second, or "between" two others."""

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from danqing.evaluation.architectures import Card, Claim, cards, claims
-from danqing.evaluation.published import Published, same_system, withdrawn
-from danqing.evaluation.report import Report, Section
-from danqing.evaluation.table import RowReport
+from danqing.evaluation.report.architectures import Card, Claim, cards, claims
+from danqing.evaluation.report.published import Published, same_system, withdrawn
+from danqing.evaluation.report.report import Report, Section
+from danqing.evaluation.report.table import RowReport
 
 KINDS: Final = {
     "primary": "read in the source itself",

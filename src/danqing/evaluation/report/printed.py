@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from danqing.evaluation.published import Published, lookup
+from danqing.evaluation.report.published import Published, lookup
 
 
 class Metric(NamedTuple):

@@ -17,11 +17,11 @@ from danqing.data.world.sample import weighted
 from danqing.data.world.scene import OPPOSITE
 from danqing.data.world.split import Split
 from danqing.errors import DataError
-from danqing.evaluation.asked import COUNTS, SEED, Asked, Profile, clauses, readable, source_name, take
 from danqing.evaluation.items import Atom, Clause, Item, Made
-from danqing.evaluation.phrases import phrases
 from danqing.evaluation.results import Row, mean_fact
-from danqing.evaluation.said import Mention, Said, understand
+from danqing.evaluation.world.asked import COUNTS, SEED, Asked, Profile, clauses, readable, source_name, take
+from danqing.evaluation.world.phrases import phrases
+from danqing.evaluation.world.said import Mention, Said, understand
 
 NOTHING: Final = "nothing"
 _KINDS: Final[dict[SceneKind, float]] = {

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from danqing.data.concepts import LANGUAGES
+from danqing.evaluation.report.table import shown
 from danqing.evaluation.results import Entrant, Results, Row
 from danqing.evaluation.statistics import Comparison, Observation, compare_rows, holm
-from danqing.evaluation.table import shown
 
 ENGLISH: Final = "en"
 ALL: Final = "all"

@@ -8,7 +8,7 @@ from pathlib import Path
 from danqing.errors import DataError
 from danqing.evaluation.evaluate import STORE
 from danqing.evaluation.finished import Finished, read_finished
-from danqing.evaluation.printed import MEAN
+from danqing.evaluation.report.printed import MEAN
 from danqing.evaluation.results import Entrant, Results, Row
 from danqing.evaluation.statistics import (
     Comparison,

@@ -19,7 +19,7 @@ from danqing.data.world.shapes import shapes
 from danqing.errors import RequestError
 from danqing.evaluation.digests import atlas_digest
 from danqing.evaluation.items import Ability, Item, Made
-from danqing.evaluation.judge import SceneJudge
+from danqing.evaluation.world.judge import SceneJudge
 from danqing.scoring.reading import Found, Reading, stands
 
 _MOST: Final = 9  # things that the grammar counts

@@ -9,9 +9,9 @@ from typing import Any, Final
 from PIL import Image
 
 from danqing.evaluation.items import Atom, Item
-from danqing.evaluation.report import Report, Section
+from danqing.evaluation.report.report import Report, Section
+from danqing.evaluation.report.table import RowReport, shown
 from danqing.evaluation.results import Answer, Entrant, Results, Row
-from danqing.evaluation.table import RowReport, shown
 
 PER_ROW: Final = 24
 """Answers shown of each row."""

@@ -12,20 +12,20 @@ from PIL import Image
 from danqing.data.atlas import Atlas
 from danqing.data.world import Scene, render
 from danqing.errors import RequestError
-from danqing.evaluation.asked import Asked, Profile
-from danqing.evaluation.edit_judge import EditJudge
-from danqing.evaluation.edits import by_kind
 from danqing.evaluation.evaluate import Evaluation
 from danqing.evaluation.exam import Entered, Exam
 from danqing.evaluation.items import Ability, Item, Judge
-from danqing.evaluation.judge import SceneJudge
-from danqing.evaluation.renders import SIDE, RenderSystem, blurred, through
 from danqing.evaluation.results import Results, Row
-from danqing.evaluation.scenes import scene_from
 from danqing.evaluation.systems import TASKS, ModelSystem, Silent, SourceOf, Untouched
-from danqing.evaluation.texts import TextJudge
-from danqing.evaluation.variety import TrainingPictures
-from danqing.evaluation.world import SEEDS, taught, world_items, world_rows
+from danqing.evaluation.world.asked import Asked, Profile
+from danqing.evaluation.world.edit_judge import EditJudge
+from danqing.evaluation.world.edits import by_kind
+from danqing.evaluation.world.items import SEEDS, taught, world_items, world_rows
+from danqing.evaluation.world.judge import SceneJudge
+from danqing.evaluation.world.renders import SIDE, RenderSystem, blurred, through
+from danqing.evaluation.world.scenes import scene_from
+from danqing.evaluation.world.texts import TextJudge
+from danqing.evaluation.world.variety import TrainingPictures
 from danqing.model import Model
 
 WORLD: Final = "world"

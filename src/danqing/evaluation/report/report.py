@@ -7,12 +7,12 @@ from typing import Any, Final
 
 from danqing.errors import DataError
 from danqing.evaluation.judges.agreement import Agreement
-from danqing.evaluation.languages import ALL, LanguageChange, language_changes
 from danqing.evaluation.prices import billed_by, cost_with, prices_as_of
-from danqing.evaluation.published import Published, lookup
+from danqing.evaluation.report.languages import ALL, LanguageChange, language_changes
+from danqing.evaluation.report.published import Published, lookup
+from danqing.evaluation.report.table import RowReport, rows_of, shown
 from danqing.evaluation.results import Answer, Entrant, Results, Role
 from danqing.evaluation.statistics import Interval
-from danqing.evaluation.table import RowReport, rows_of, shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,9 @@ from danqing.data.world import SceneKind, sample_scene
 from danqing.data.world.edits import Edit, EditKind, sample_edit
 from danqing.data.world.sample import weighted
 from danqing.data.world.split import Split, contains_held_out
-from danqing.evaluation.asked import COUNTS, SEED, Asked, Profile, readable, source_name, take
 from danqing.evaluation.items import Clause, Item
 from danqing.evaluation.results import Answer, Results, Row
+from danqing.evaluation.world.asked import COUNTS, SEED, Asked, Profile, readable, source_name, take
 
 OUTSIDE: Final = "outside"
 """The fact that all the rest stayed as it was."""

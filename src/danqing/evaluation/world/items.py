@@ -19,14 +19,14 @@ from danqing.data.language import caption
 from danqing.data.world import Scene, SceneKind, sample_scene
 from danqing.data.world.split import any_held_out, combinations, is_held_out
 from danqing.errors import DataError
-from danqing.evaluation.asked import COUNTS, SEED, Asked, Profile, clauses, readable, take
 from danqing.evaluation.digests import atlas_digest
-from danqing.evaluation.edits import EDIT_ROWS, edit_items, edit_rows
 from danqing.evaluation.items import Clause, Item
-from danqing.evaluation.prompts import ambiguous, natural
 from danqing.evaluation.results import Row, mean_fact
-from danqing.evaluation.texts import TEXT_ROWS, text_items, text_rows
-from danqing.evaluation.variety import TrainingPictures, variety_of_pictures, variety_of_readings
+from danqing.evaluation.world.asked import COUNTS, SEED, Asked, Profile, clauses, readable, take
+from danqing.evaluation.world.edits import EDIT_ROWS, edit_items, edit_rows
+from danqing.evaluation.world.prompts import ambiguous, natural
+from danqing.evaluation.world.texts import TEXT_ROWS, text_items, text_rows
+from danqing.evaluation.world.variety import TrainingPictures, variety_of_pictures, variety_of_readings
 
 SEEDS: Final[Mapping[str, tuple[int, ...]]] = {"readings": tuple(range(8)), "variety": tuple(range(8))}
 """Seeds of the rows that are drawn with several; the others have one."""

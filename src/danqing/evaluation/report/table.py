@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from danqing.evaluation.printed import MEAN, printed
-from danqing.evaluation.published import Published
+from danqing.evaluation.report.printed import MEAN, printed
+from danqing.evaluation.report.published import Published
 from danqing.evaluation.results import Entrant, Results, Row
 from danqing.evaluation.statistics import (
     Comparison,

@@ -12,7 +12,7 @@ from importlib import resources
 from typing import Any, Final, Literal
 
 from danqing.errors import DataError
-from danqing.evaluation.published import Published, lookup, same_system
+from danqing.evaluation.report.published import Published, lookup, same_system
 
 NOT_PUBLISHED: Final = "not published"
 Verdict = Literal["supported", "contradicted", "mixed", "no public source"]
@@ -151,6 +151,6 @@ def _pairs(ours: str, theirs: str, asked: Mapping[str, Any]) -> Iterator[Evidenc
 
 @cache
 def _table() -> dict[str, Any]:
-    file = resources.files("danqing.evaluation") / "architectures.json"
+    file = resources.files(__package__) / "architectures.json"
     table: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return table

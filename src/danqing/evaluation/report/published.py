@@ -117,7 +117,7 @@ WITHDRAWN: Final = (
 @cache
 def published() -> tuple[Published, ...]:
     """Return all rows of the table inside the package."""
-    file = resources.files("danqing.evaluation") / "published.csv"
+    file = resources.files(__package__) / "published.csv"
     rows = csv.DictReader(file.read_text(encoding="utf-8").splitlines())
     return tuple(_row(number, row) for number, row in enumerate(rows, 2))
 

@@ -15,11 +15,11 @@ from danqing.data.world.edits import Edit
 from danqing.data.world.scene import Thing
 from danqing.errors import DataError
 from danqing.evaluation.digests import atlas_digest, vae_digest
-from danqing.evaluation.edits import OUTSIDE
 from danqing.evaluation.items import Atom, Item, Made
-from danqing.evaluation.judge import SceneJudge
-from danqing.evaluation.reconstruction import Autoencoder, restore
-from danqing.evaluation.renders import SIDE
+from danqing.evaluation.world.edits import OUTSIDE
+from danqing.evaluation.world.judge import SceneJudge
+from danqing.evaluation.world.reconstruction import Autoencoder, restore
+from danqing.evaluation.world.renders import SIDE
 from danqing.scoring.reading import Found, Reading
 
 WITHIN: Final = 3.0

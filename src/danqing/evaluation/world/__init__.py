@@ -1,0 +1,1 @@
+"""The drawn world as a benchmark: items with their facts, judges of pictures, edits and texts."""
