@@ -72,7 +72,8 @@ def test_the_python_name_does_the_same(here, monkeypatch):
     )
     assert [row.cells["nano"].judged for row in report.rows] == [2, 2]
     assert report.commands == (
-        "danqing.evaluate('longtext', systems=['nano?steps=1&name=nano'], folder='python')",
+        "danqing.evaluate('longtext', systems=['nano?steps=1&name=nano'], folder='python', "
+        "judges=['words=ocr'], data='data', baselines=False)",
     )
 
 

@@ -114,6 +114,14 @@ _DATA = click.option(
 @click.option("--no-baselines", is_flag=True, help="Leave out the baseline that is told or shown nothing.")
 @click.option("--no-floor", is_flag=True, help="Do not judge answers for other prompts.")
 @click.option("--title", default="", metavar="TEXT", help="Of the report.")
+@click.option(
+    "--page-limit",
+    type=click.FloatRange(min=0),
+    default=8.0,
+    show_default=True,
+    metavar="MB",
+    help="Of pictures in the page.",
+)
 @_DATA
 @machine_options
 @click.option(
@@ -129,6 +137,7 @@ _DATA = click.option(
 def run(
     threads: int | None,
     max_cost: float | None,
+    page_limit: float,
     plan_only: bool,
     ray: str | None,
     no_baselines: bool,
@@ -146,7 +155,7 @@ def run(
     use_threads(threads)
     from danqing.evaluation.request import EvaluateRequest, evaluate, planned
 
-    fields |= {"baselines": not no_baselines, "floor": not no_floor}
+    fields |= {"baselines": not no_baselines, "floor": not no_floor, "page_limit": int(page_limit * 1e6)}
     benchmarks = fields.pop("benchmarks")
     if plan_only:
         _show_plans(planned(EvaluateRequest(benchmarks=benchmarks, **fields)), as_json=as_json)

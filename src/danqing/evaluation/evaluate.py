@@ -11,7 +11,7 @@ from danqing.evaluation.exam import Entered, Exam
 from danqing.evaluation.items import Ability, Item, Judge
 from danqing.evaluation.judges.agreement import Agreement, agreement
 from danqing.evaluation.prices import Budget
-from danqing.evaluation.report.page import write_page, write_text
+from danqing.evaluation.report.page import LIMIT, write_page, write_text
 from danqing.evaluation.report.report import Report, make_report
 from danqing.evaluation.report.table import shown
 from danqing.evaluation.results import Entrant, Results, read_results
@@ -40,6 +40,8 @@ class Evaluation:
     """Whether answers of the first system are judged for other prompts too."""
     notes: tuple[str, ...] = ()
     """What else the report is to say."""
+    page_limit: int = LIMIT
+    """Bytes of pictures in the page."""
 
     def __post_init__(self) -> None:
         names = [exam.name for exam in self.exams]
@@ -119,7 +121,7 @@ def evaluate(
             agreements=_agreements(evaluation, results, store),
         )
         write_text(evaluation.folder / REPORT, report.to_json() + "\n")
-        write_page(report, results, evaluation.folder / PAGE)
+        write_page(report, results, evaluation.folder / PAGE, limit=evaluation.page_limit)
     return report
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -22,6 +22,7 @@ from danqing.evaluation.judges.names import looks_named
 from danqing.evaluation.prices import Budget
 from danqing.evaluation.remote.names import system_named
 from danqing.evaluation.report.architectures import cards
+from danqing.evaluation.report.page import LIMIT
 from danqing.evaluation.report.published import PublishedSystem, lookup, same_system
 from danqing.evaluation.report.report import Report
 from danqing.evaluation.run import Plan, Tell
@@ -64,6 +65,8 @@ class EvaluateRequest:
     """Whether a checkpoint of danqing that comes first is also asked without a prompt."""
     floor: bool = True
     title: str = ""
+    page_limit: int = LIMIT
+    """Bytes of pictures in the page."""
 
     def prepare(self) -> Evaluation:
         """Return what the names mean; models are loaded, judges when they are needed.
@@ -96,6 +99,7 @@ class EvaluateRequest:
             published=tuple(published),
             floor=self.floor,
             notes=(*notes, *_not_run(self.benchmarks)),
+            page_limit=self.page_limit,
         )
 
     @property
@@ -196,6 +200,7 @@ def evaluate(
     baselines: bool = True,
     floor: bool = True,
     title: str = "",
+    page_limit: int = LIMIT,
     max_cost: float | None = None,
     ray: str | None = None,
     tell: Tell | None = None,
@@ -216,6 +221,7 @@ def evaluate(
         baselines: also ask a checkpoint of danqing that comes first without a prompt.
         floor: also judge the first system's answers for other prompts.
         title, command: of the report, and what it says to type to measure this again.
+        page_limit: bytes of pictures in the page.
         max_cost: in US dollars; nothing is asked when it may cost more.
         ray: address of a Ray cluster, or "local"; answers are made and judged there.
         tell: is told how many are done, of how many, and the row in hand.
@@ -236,6 +242,7 @@ def evaluate(
         baselines=baselines,
         floor=floor,
         title=title,
+        page_limit=page_limit,
     )
     budget = None if max_cost is None else Budget(max_cost)
     said = command or _python(request)
@@ -297,7 +304,14 @@ def _not_run(names: Sequence[str]) -> list[str]:
 
 
 def _python(request: EvaluateRequest) -> str:
+    """Return the call that makes the same request: all that is not as it is by default."""
     names = ", ".join(repr(name) for name in request.benchmarks)
-    profile = f", profile={request.profile!r}" if request.profile != "smoke" else ""
-    systems, folder = list(request.systems), str(request.folder)
-    return f"danqing.evaluate({names}, systems={systems!r}, folder={folder!r}{profile})"
+    told = []
+    for field in fields(request):
+        value = getattr(request, field.name)
+        if field.name == "benchmarks" or value == field.default:
+            continue
+        if isinstance(value, Path):
+            value = str(value)
+        told.append(f"{field.name}={list(value) if isinstance(value, tuple) else value!r}")
+    return f"danqing.evaluate({', '.join([names, *told])})"
