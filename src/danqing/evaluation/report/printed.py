@@ -20,6 +20,19 @@ MEAN: Final = "mean over rows"
 _COMPBENCH: Final = "T2I-CompBench++"
 _EARLIER: Final = "T2I-CompBench (old BLIP-VQA code)"
 _CORE: Final = "T2I-CoReBench"
+_PHOTOGRAPHS: Final = {"coco": "COCO", "flickr30k": "Flickr30k"}
+
+
+def _described(name: str, title: str) -> dict[str, Metric]:
+    """Return the metrics of photographs described; others search by vectors where we search by words."""
+    found = {
+        f"{name}-described-{what}-{k}": Metric(f"{title} retrieval", f"{way}_R{k}")
+        for what, way in (("texts", "i2t"), ("pictures", "t2i"))
+        for k in (1, 5, 10)
+    }
+    return {f"{name}-described-cider": Metric(f"{title} captioning", "CIDEr"), **found}
+
+
 PRINTED: Final[Mapping[str, Mapping[str, Metric]]] = {
     "compbench": {
         **{f"compbench-{name}": Metric(_COMPBENCH, name) for name in ("color", "shape", "texture")},
@@ -49,6 +62,7 @@ PRINTED: Final[Mapping[str, Mapping[str, Metric]]] = {
         "longtext-zh": Metric("LongText-Bench", "text_accuracy", "Chinese"),
     },
     "corebench": {MEAN: Metric(_CORE, "overall")},
+    **{name: _described(name, title) for name, title in _PHOTOGRAPHS.items()},
 }
 """Name of a benchmark -> name of a row -> what the table calls it. Benchmarks of nano's size have none: their
 prompts are other prompts."""
