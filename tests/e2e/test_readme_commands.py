@@ -100,6 +100,17 @@ COMMANDS = {
     "danqing evaluate world -o evaluation": Run(
         more=("--rows", "object", "--steps", "1", "--no-baselines"), makes=("evaluation/report.html",)
     ),
+    "danqing evaluate list": AS_IT_IS,
+    'danqing evaluate run compbench-nano --system nano --system "published:DALL·E 3" -o compared': Run(
+        instead=(("nano", "nano?steps=1&name=danqing-nano"),), makes=("compared/report.html",)
+    ),
+    'danqing evaluate compare danqing-nano "no prompt" --folder compared': AS_IT_IS,
+    "danqing evaluate export compared -o pictures": Run(makes=("pictures/manifest.jsonl",)),
+    "danqing evaluate fetch geneval": Run(more=("--from", "nowhere"), mistake="--from: expected a folder"),
+    "danqing evaluate run geneval --system openai:gpt-image-2 --system path/to/Qwen-Image "
+    "--judge open-detector=pinned --judge clip=pinned --max-cost 20 --plan": Run(
+        mistake="danqing evaluate fetch"
+    ),
     "danqing data preview -o scenes.png": Run(makes=("scenes.png",)),
     "danqing data preview -o edits.png --edits --language zh": Run(makes=("edits.png",)),
     "danqing data build -o atlas.safetensors": UP_TO_THE_NETWORK,
