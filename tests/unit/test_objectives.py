@@ -89,16 +89,20 @@ def test_flow_batches_depend_on_the_step_alone(cache):
     assert not same_batch(first.batch(3)[0], flow(cache, seed=1).batch(3)[0])
 
 
-def test_a_flow_batch_holds_packed_scenes_and_padded_text(cache):
-    [batch] = flow(cache).batch(0)
-    assert batch.references is None
-    assert batch.tokens.shape == batch.noise.shape == (4, 4, 64)
-    assert batch.sigma.shape == (4,)
-    assert ((batch.sigma > 0) & (batch.sigma < 1)).all()
-    assert batch.txt.shape == (4, max(batch.lengths), 32)
-    for row, length in zip(batch.txt, batch.lengths, strict=True):
-        assert row[:length].abs().sum(-1).gt(0).all()
-        assert not row[length:].any()
+def test_a_flow_batch_holds_packed_scenes_with_text_padded_among_its_like(cache):
+    parts = flow(cache, batch_size=9).batch(0)
+    assert [len(part.tokens) for part in parts] == [4, 5]
+    assert max(parts[0].lengths) <= min(parts[1].lengths)
+    for part in parts:
+        count = len(part.lengths)
+        assert part.references is None
+        assert part.tokens.shape == part.noise.shape == (count, 4, 64)
+        assert part.sigma.shape == (count,)
+        assert ((part.sigma > 0) & (part.sigma < 1)).all()
+        assert part.txt.shape == (count, max(part.lengths), 32)
+        for row, length in rows([part]):
+            assert row[:length].abs().sum(-1).gt(0).all()
+            assert not row[length:].any()
 
 
 def test_the_shift_is_that_of_the_step(cache):
@@ -108,18 +112,18 @@ def test_the_shift_is_that_of_the_step(cache):
 
 
 def test_edits_have_the_picture_they_start_from_as_a_second_frame(editing):
-    drawing, edits = flow(editing, batch_size=16).batch(0)
-    assert drawing.references is None
+    *drawings, short, edits = flow(editing, batch_size=16).batch(0)
+    assert [part.references for part in drawings] == [None] * len(drawings)
     assert edits.references.shape == edits.tokens.shape
-    assert len(drawing.tokens) + len(edits.tokens) == 16
+    assert sum(len(part.tokens) for part in (*drawings, short, edits)) == 16
     stored = [editing.shard(0)[index] for index in range(8)]
     pairs = [(pack(e.latents[None]), pack(e.reference[None])) for e in stored if e.reference is not None]
     for pair in zip(edits.tokens.split(1), edits.references.split(1), strict=True):
         assert any(torch.equal(pair[0], one) and torch.equal(pair[1], other) for one, other in pairs)
     model = denoiser()
-    _, numbers = flow(editing).loss(model, [drawing, edits])
+    _, numbers = flow(editing).loss(model, [*drawings, edits])
     other = edits._replace(references=edits.references.flip(0))
-    _, changed = flow(editing).loss(model, [drawing, other])
+    _, changed = flow(editing).loss(model, [*drawings, other])
     assert numbers["drawing"] == changed["drawing"]
     assert numbers["editing"] != changed["editing"]
 
@@ -127,18 +131,18 @@ def test_edits_have_the_picture_they_start_from_as_a_second_frame(editing):
 def test_dropped_prompts_are_the_empty_prompt(cache):
     parts = cache.encoder
     empty = encode_prompts(parts.vlm, parts.tokenizer, [" "]).txt[0]
-    [dropped] = flow(cache, drop=1.0).batch(0)
-    assert dropped.lengths == [len(empty)] * 4
-    assert all(torch.equal(row, empty) for row in dropped.txt)
-    [kept] = flow(cache, drop=0.0).batch(0)
+    dropped = flow(cache, drop=1.0).batch(0)
+    assert [length for _, length in rows(dropped)] == [len(empty)] * 4
+    assert all(torch.equal(row, empty) for row, _ in rows(dropped))
+    kept = flow(cache, drop=0.0).batch(0)
     assert not any(length == len(empty) and torch.equal(row[:length], empty) for row, length in rows(kept))
-    [many] = flow(cache, batch_size=400, drop=0.25).batch(0)
+    many = flow(cache, batch_size=400, drop=0.25).batch(0)
     share = np.mean([length == len(empty) and torch.equal(row[:length], empty) for row, length in rows(many)])
     assert share == pytest.approx(0.25, abs=0.06)
 
 
-def rows(batch):
-    return zip(batch.txt, batch.lengths, strict=True)
+def rows(parts):
+    return [pair for part in parts for pair in zip(part.txt, part.lengths, strict=True)]
 
 
 def test_the_flow_loss_falls(cache):
@@ -156,11 +160,18 @@ def test_the_flow_loss_falls(cache):
 
 def test_padding_is_not_read(cache):
     objective, model = flow(cache), denoiser()
-    [batch] = objective.batch(0)
-    padded = batch._replace(txt=F.pad(batch.txt, (0, 0, 0, 5), value=7.0))
-    loss, numbers = objective.loss(model, [padded])
-    assert loss.item() == pytest.approx(objective.loss(model, [batch])[0].item(), rel=1e-5)
-    assert numbers == {"drawing": loss.item()}
+    parts = objective.batch(0)
+    padded = [part._replace(txt=F.pad(part.txt, (0, 0, 0, 5), value=7.0)) for part in parts]
+    loss, numbers = objective.loss(model, padded)
+    assert loss.item() == pytest.approx(objective.loss(model, parts)[0].item(), rel=1e-5)
+    assert numbers == {"drawing": pytest.approx(loss.item())}
+
+
+def test_the_loss_is_the_mean_over_pictures_whatever_their_parts(cache):
+    objective, model = flow(cache, batch_size=5), denoiser()
+    parts = objective.batch(0)
+    alone = [objective.loss(model, [part])[0].item() * len(part.lengths) for part in parts]
+    assert objective.loss(model, parts)[0].item() == pytest.approx(sum(alone) / 5)
 
 
 def test_the_error_is_taken_at_fixed_noise_levels(cache, tmp_path):
@@ -190,7 +201,7 @@ def test_another_process_evaluates_on_the_same_scenes(cache, tmp_path):
 
 def test_flow_operations_are_proportional_to_the_batch(cache):
     objective, model = flow(cache), denoiser()
-    [one] = objective.batch(0)
+    one, _ = objective.batch(0)
     two = one._replace(tokens=torch.cat([one.tokens, one.tokens]))
     assert objective.flops(model, [two]) == 2 * objective.flops(model, [one]) > 0
     edits = one._replace(references=one.tokens)
