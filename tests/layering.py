@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from danqing.files import write_json
 from danqing.models.config import config_to_json
 from danqing.models.controlnet import BlockwiseConfig, BlockwiseControlNet, ControlNet, ControlNetConfig
 from danqing.models.mmdit import MMDiT
@@ -13,7 +14,7 @@ from danqing.models.vae import VAE
 from danqing.models.vlm import VLM
 from danqing.sampling.schedule import ScheduleConfig
 from danqing.weights.layouts import Folder, write_folder
-from danqing.weights.store import write_json, write_shards
+from danqing.weights.store import write_shards
 from tests.tiny import AUTOENCODER, INFO, TRANSFORMER, randomized
 
 LAYERED = dataclasses.replace(

@@ -109,7 +109,7 @@ def test_what_is_exported_comes_back_pixel_by_pixel(results, tmp_path, layout):
         assert system.has(one.item, one.seed) == (one in there)
     for one in there:
         assert system.answer([one.item], one.seed)[0].tobytes() == one.image.tobytes()
-    assert not list(folder.rglob("*.partial"))
+    assert not list(folder.rglob("*.part"))
 
 
 def test_a_changed_picture_is_another_answer_and_a_new_one_leaves_the_others(tmp_path):

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from danqing.errors import CheckpointError
+from danqing.files import write_json
 from danqing.weights.headers import GGUF_TYPES, SAFETENSORS_BITS, read_header
-from danqing.weights.store import Shards, write_json, write_safetensors, write_shards
+from danqing.weights.store import Shards, write_safetensors, write_shards
 
 gguf = pytest.importorskip("gguf")
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from danqing.errors import CheckpointError
+from danqing.files import read_json, write_json
 from danqing.weights import store
-from danqing.weights.store import DTYPES, Shards, open_safetensors, read_json, write_json, write_shards
+from danqing.weights.store import DTYPES, Shards, open_safetensors, write_shards
 
 TENSORS = {
     "a": torch.arange(6.0).view(2, 3),
@@ -162,17 +163,17 @@ def test_an_index_without_a_map(tmp_path, content):
 def test_json_of_another_kind(tmp_path, content):
     file = tmp_path / "config.json"
     file.write_bytes(content)
-    with fails("config.json: expected a JSON object, found"):
+    with fails("config.json: expected (a JSON object|text in UTF-8), found"):
         read_json(file)
 
 
 def test_json_that_is_missing_too_large_or_a_folder(tmp_path, monkeypatch):
     with fails("expected a file, found none"):
         read_json(tmp_path / "config.json")
-    with fails("expected a JSON object, found"):
+    with fails("expected text in UTF-8, found"):
         read_json(tmp_path)
     write_json(tmp_path / "config.json", {"text": "x" * 100})
-    monkeypatch.setattr("danqing.weights.store._MAX_INDEX_BYTES", 100)
+    monkeypatch.setattr("danqing.files.MAX_TEXT_BYTES", 100)
     with fails("expected at most 100 bytes"):
         read_json(tmp_path / "config.json")
 

@@ -15,8 +15,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from danqing.conditioning.tokenizer import Tokenizer, read_json
+from danqing.conditioning.tokenizer import Tokenizer
 from danqing.errors import CheckpointError, RequestError
+from danqing.files import read_json
 from danqing.models.qwen3_vision import Qwen3VisionConfig
 from danqing.models.vision import PatchSizes, VisionConfig
 

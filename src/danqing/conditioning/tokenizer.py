@@ -10,6 +10,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from danqing.errors import CheckpointError, RequestError
+from danqing.files import read_json, read_text, write_json
 
 SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -64,7 +65,6 @@ CHAT_TEMPLATE = """\
 {%- endif -%}
 """
 
-MAX_FILE_BYTES = 64 << 20
 MAX_VOCAB = 1 << 20
 
 
@@ -124,10 +124,10 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         added = {token: self.token_id(token) for token in self.vocabulary.added}
         self._backend.save(str(folder / "tokenizer.json"))
-        _write_json(folder / "vocab.json", self.vocabulary.tokens)
+        write_json(folder / "vocab.json", self.vocabulary.tokens)
         merges = "".join(f"{first} {second}\n" for first, second in self.vocabulary.merges)
         (folder / "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
-        _write_json(folder / "added_tokens.json", added)
+        write_json(folder / "added_tokens.json", added)
         flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
         decoder = {
             str(i): {"content": t, **flags, "special": self.vocabulary.added[t]} for t, i in added.items()
@@ -149,7 +149,7 @@ class Tokenizer:
             "errors": "replace",
             "added_tokens_decoder": decoder,
         }
-        _write_json(folder / "tokenizer_config.json", config)
+        write_json(folder / "tokenizer_config.json", config)
         (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
 
     def encode(self, text: str) -> list[int]:
@@ -205,7 +205,7 @@ def _parse_tokenizer_json(path: Path) -> Vocabulary:
 
 def _parse_separate_files(folder: Path) -> Vocabulary:
     tokens = read_json(folder / "vocab.json")
-    lines = _read_text(folder / "merges.txt").splitlines()
+    lines = read_text(folder / "merges.txt").splitlines()
     merges = [line for line in lines if line and not line.startswith("#version")]
     added: list[tuple[Any, Mapping[str, Any]]] = []
     if (folder / "tokenizer_config.json").is_file():
@@ -246,29 +246,3 @@ def _pair(path: Path, tokens: Mapping[str, int], merge: Any) -> tuple[str, str]:
     if first not in tokens or second not in tokens or first + second not in tokens:
         raise CheckpointError(f"expected merges of known tokens in {path}, found {str(merge)[:40]!r}")
     return first, second
-
-
-def _read_text(path: Path) -> str:
-    if not path.is_file():
-        raise CheckpointError(f"expected the file {path}, found none")
-    if (size := path.stat().st_size) > MAX_FILE_BYTES:
-        raise CheckpointError(f"expected at most {MAX_FILE_BYTES} bytes in {path}, found {size}")
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"expected readable UTF-8 text in {path}, found {error}") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of limited size; errors name the file in one line."""
-    try:
-        content = json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"expected JSON in {path}, found {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"expected a JSON object in {path}, found a {type(content).__name__}")
-    return content
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

@@ -11,13 +11,14 @@ from danqing.evaluation.exam import Entered, Exam
 from danqing.evaluation.items import Ability, Item, Judge
 from danqing.evaluation.judges.agreement import Agreement, agreement
 from danqing.evaluation.prices import Budget
-from danqing.evaluation.report.page import LIMIT, write_page, write_text
+from danqing.evaluation.report.page import LIMIT, write_page
 from danqing.evaluation.report.report import Report, make_report
 from danqing.evaluation.report.table import shown
 from danqing.evaluation.results import Entrant, Results, read_results
 from danqing.evaluation.run import Plan, Tell, ToJudge, plan, to_judge
 from danqing.evaluation.store import Store
 from danqing.evaluation.workers import Here, JudgeRole, SystemRole, Workers
+from danqing.files import write_whole
 
 STORE: Final = "store.sqlite"
 REPORT: Final = "report.json"
@@ -120,7 +121,7 @@ def evaluate(
             published=evaluation.published,
             agreements=_agreements(evaluation, results, store),
         )
-        write_text(evaluation.folder / REPORT, report.to_json() + "\n")
+        write_whole(evaluation.folder / REPORT, report.to_json() + "\n")
         write_page(report, results, evaluation.folder / PAGE, limit=evaluation.page_limit)
     return report
 

@@ -5,7 +5,6 @@ was written for: prompts that changed make scores that do not compare.
 """
 
 import hashlib
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from danqing import __version__
 from danqing.errors import DataError, RequestError, ResourceError
 from danqing.evaluation.benchmarks import benchmark
 from danqing.evaluation.benchmarks.benchmark import Benchmark, File
+from danqing.files import whole
 
 Show = Callable[[str], None]
 """Is told, a line at a time, what is fetched and under which licence."""
@@ -127,18 +127,12 @@ def _among(folder: Path, name: str) -> Path:
 
 def _keep(file: File, target: Path, pieces: Iterator[bytes], where: str) -> int:
     """Write a file under a temporary name and give it its own when it is the expected one."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as opened:
+    with whole(target) as temporary:
+        with temporary.open("wb") as opened:
             for piece in pieces:
                 opened.write(piece)
-        _check(file, _digests(partial), where, "it changed at its source, or on the way")
-        size = partial.stat().st_size
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return size
+        _check(file, _digests(temporary), where, "it changed at its source, or on the way")
+        return temporary.stat().st_size
 
 
 def _digests(path: Path) -> tuple[str, str]:

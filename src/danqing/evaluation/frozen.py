@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +30,7 @@ from danqing.evaluation.frozen_layouts import (
 from danqing.evaluation.items import Ability, Item, Made, content_key
 from danqing.evaluation.report.published import withdrawn
 from danqing.evaluation.results import Answer, Entrant, Results
+from danqing.files import LONGER, write_whole
 
 MISSING: Final = "missing"
 """How the reason begins when a picture that is not there is asked for all the same."""
@@ -164,11 +164,11 @@ def _write_manifest(folder: Path, items: list[list[Answer]], seeds: list[int], n
     rows = []
     for one in _there(items):
         file = f"{one.item.id}_{one.seed}.png"
-        _write(folder / file, _png(one))
+        write_whole(folder / file, _png(one))
         told = {"prompt": one.item.prompt, "seed": one.seed, "file": file, "row": one.item.row}
         about = {"source": one.item.source} if one.item.source else {}
         rows.append(told | about | {"language": one.item.language, "system": name})
-    _write(folder / MANIFEST, _jsonl(rows))
+    write_whole(folder / MANIFEST, _jsonl(rows))
     return len(rows)
 
 
@@ -177,9 +177,9 @@ def _write_geneval(folder: Path, items: list[list[Answer]], seeds: list[int], na
         item, place = answers[0].item, folder / f"{index:05d}"
         clauses = {"include": [one.to_json() for one in item.include]}
         told = {"tag": item.row, **clauses, **item.details, "prompt": item.prompt}
-        _write(place / "metadata.jsonl", _jsonl([told]))
+        write_whole(place / "metadata.jsonl", _jsonl([told]))
         for one in _there([answers]):
-            _write(place / "samples" / f"{seeds.index(one.seed):04d}.png", _png(one))
+            write_whole(place / "samples" / f"{seeds.index(one.seed):04d}.png", _png(one))
     return len(_there(items))
 
 
@@ -188,11 +188,11 @@ def _write_compbench(folder: Path, items: list[list[Answer]], seeds: list[int], 
         for one in _there([answers]):
             number = index * len(seeds) + seeds.index(one.seed)
             file = f"{one.item.prompt.replace('/', ' ')}_{number:06d}.png"
-            if len(file.encode()) > _LONGEST_NAME - len(".partial"):
+            if len(file.encode()) > _LONGEST_NAME - LONGER:
                 raise DataError(
                     f"expected prompts that fit a file name, found {one.item.prompt!r}; export a manifest"
                 )
-            _write(folder / "samples" / file, _png(one))
+            write_whole(folder / "samples" / file, _png(one))
     return len(_there(items))
 
 
@@ -212,8 +212,8 @@ def _write_oneig(folder: Path, items: list[list[Answer]], seeds: list[int], name
         if there:
             file = io.BytesIO()
             _sheet(there, columns).save(file, "PNG")
-            _write(folder / oneig_folder(category) / name / f"{number}.png", file.getvalue())
-    _write(folder / "prompts.csv", table.getvalue().encode())
+            write_whole(folder / oneig_folder(category) / name / f"{number}.png", file.getvalue())
+    write_whole(folder / "prompts.csv", table.getvalue().encode())
     return len(_there(items))
 
 
@@ -227,11 +227,11 @@ def _write_tiif(folder: Path, items: list[list[Answer]], seeds: list[int], name:
         kind = item.tags.get("type", item.row)
         first = [one for one in _there([answers]) if one.seed == seeds[0]]  # TIIF has one picture a prompt
         for one in first:
-            _write(folder / kind / name / wording / f"{len(rows)}.png", _png(one))
+            write_whole(folder / kind / name / wording / f"{len(rows)}.png", _png(one))
         written += len(first)
         rows.append({"type": kind, "short_description": "", "long_description": "", wording: item.prompt})
     for kind, rows in kinds.items():
-        _write(folder / f"{kind}_prompts.jsonl", _jsonl(rows))
+        write_whole(folder / f"{kind}_prompts.jsonl", _jsonl(rows))
     return written
 
 
@@ -255,14 +255,6 @@ def _png(answer: Answer) -> bytes:
 
 def _jsonl(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
 
 
 def _opened(path: Path) -> Image.Image:

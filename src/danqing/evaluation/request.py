@@ -214,14 +214,13 @@ def evaluate(
         folder: keeps answers and scores, report.json and report.html.
         profile: "smoke", "lite" or "official".
         variants: "official", "fixed" or both, for benchmarks that have several scores.
-        judges: who looks at pictures, as in "clip=pinned" or "vqa=vlm:Qwen/Qwen2.5-VL-7B-Instruct@COMMIT".
-        second_judges: who looks at them too, to see how far the two agree.
+        judges, second_judges: who looks at pictures, as in "clip=pinned" or "vqa=vlm:FOLDER", and who too.
         data: holds a folder of files for each benchmark; by default where `danqing evaluate fetch` puts them.
         device, precision: of checkpoints and judges.
         baselines: also ask a checkpoint of danqing that comes first without a prompt.
         floor: also judge the first system's answers for other prompts.
-        title, command: of the report, and what it says to type to measure this again.
-        page_limit: bytes of pictures in the page.
+        title, command, page_limit: of the report, what it says to type to measure this again, and bytes of
+            pictures in its page.
         max_cost: in US dollars; nothing is asked when it may cost more.
         ray: address of a Ray cluster, or "local"; answers are made and judged there.
         tell: is told how many are done, of how many, and the row in hand.

@@ -6,9 +6,7 @@ scored by other rules pays for no question twice. How answers are worded and rea
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from danqing.errors import DataError, RequestError
+from danqing.files import write_whole
 from danqing.log import logger
 from danqing.retry import Retry, retried
 from danqing.scoring.openai_client import check_own, explained, opened, vendor_of
@@ -225,7 +224,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        json.dump(content, file, ensure_ascii=False)
-    os.replace(file.name, path)
+    write_whole(path, json.dumps(content, ensure_ascii=False))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from danqing.errors import CheckpointError
+from danqing.files import read_json
 from danqing.models.lora import Layer, linears
 from danqing.weights.adapter_names import (
     FACTORS,
@@ -24,7 +25,6 @@ from danqing.weights.adapter_names import (
     PREFIXES,
     TEXT_ENCODER_PREFIXES,
 )
-from danqing.weights.store import read_json
 
 _MAX_NAME = 300  # characters
 _NAMED = 8  # tensors named in an error

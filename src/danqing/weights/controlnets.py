@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 
 from danqing.errors import CheckpointError
+from danqing.files import read_json
 from danqing.models.config import config_from_json
 from danqing.models.controlnet import BlockwiseConfig, BlockwiseControlNet, ControlNet, ControlNetConfig
 from danqing.models.mmdit import MMDiT, is_modulation
 from danqing.weights.build import build
-from danqing.weights.store import Shards, read_json
+from danqing.weights.store import Shards
 
 # Keys of released configs that say nothing about the network.
 _STRAY = frozenset({"pooled_projection_dim", "guidance_embeds"})

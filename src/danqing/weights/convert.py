@@ -16,11 +16,11 @@ from typing import Any
 from torch import Tensor
 
 from danqing.errors import RequestError, ResourceError
+from danqing.files import write_json
 from danqing.weights.convert_source import Origin, PartSource
 from danqing.weights.file_names import ZERO_COND, Cut, Part, Spelling, stored
 from danqing.weights.packing import Item, Precision, check_precision, marker, safetensors_items, wanted
 from danqing.weights.releases import OWN_RELEASE
-from danqing.weights.store import write_json
 from danqing.weights.streaming import (
     Readable,
     Report,

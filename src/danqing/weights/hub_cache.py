@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from danqing.errors import CheckpointError, ResourceError
+from danqing.files import write_json, write_whole
 from danqing.weights.hub_files import COMMIT, INDEX, Licence, RemoteFile, index_in
 
 _ACCEPTED = "danqing-licence.json"
@@ -90,11 +91,7 @@ class Cached:
         """Remember which commit a branch is at."""
         if revision == commit:
             return
-        file = self.folder / "refs" / revision
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-        temporary.write_text(commit, encoding="utf-8")
-        os.replace(temporary, file)
+        write_whole(self.folder / "refs" / revision, commit)
 
     def accepted(self, licence: Licence) -> bool:
         """Return whether the user accepted this licence before."""
@@ -106,13 +103,7 @@ class Cached:
 
     def accept(self, licence: Licence) -> None:
         """Remember that the user accepted a licence."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.folder / _ACCEPTED
-        temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-        temporary.write_text(
-            json.dumps({"licence": licence.name, "link": licence.link}) + "\n", encoding="utf-8"
-        )
-        os.replace(temporary, file)
+        write_json(self.folder / _ACCEPTED, {"licence": licence.name, "link": licence.link})
 
 
 def repository_of(folder: Path) -> str | None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from danqing.errors import CheckpointError, ConfigError
+from danqing.files import read_json, write_json
 from danqing.models import mmdit, single_stream, vae21
 from danqing.models import vae as vae1
 from danqing.models.config import config_from_json, config_to_json
@@ -32,7 +33,7 @@ from danqing.weights.parts import GivenParts
 from danqing.weights.plan import Format, Placement
 from danqing.weights.quantise import Quantised, chosen_layers, stored_layers, with_quantised
 from danqing.weights.residency import Residency, resident
-from danqing.weights.store import Shards, Source, read_json, write_json, write_shards
+from danqing.weights.store import Shards, Source, write_shards
 
 M = TypeVar("M", bound=nn.Module)
 

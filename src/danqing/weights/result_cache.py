@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from danqing import __version__
 from danqing.errors import CheckpointError
+from danqing.files import whole
 from danqing.log import logger
 from danqing.weights.headers import read_safetensors_header
 from danqing.weights.store import opened, read_tensor
@@ -155,14 +155,8 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 def _write(file: Path, tensors: Mapping[str, Tensor]) -> None:
     host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    descriptor, name = tempfile.mkstemp(suffix=".part", dir=file.parent)
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
+    with whole(file) as temporary:
         save_file(host, temporary, metadata={"checksum": _checksum(host)})
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

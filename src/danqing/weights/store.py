@@ -1,6 +1,5 @@
 """Tensors on disk: safetensors files, single or in shards. No pickle anywhere."""
 
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from danqing.errors import CheckpointError
+from danqing.files import read_json, whole, write_json
 from danqing.weights.headers import Entry, read_safetensors_header, shard_path
 
 DTYPES = {
@@ -33,7 +33,6 @@ DTYPES = {
     "C64": torch.complex64,
 }
 """Names of types in a safetensors header that tensors here can have."""
-_MAX_INDEX_BYTES = 64 * 2**20
 _AT_ONCE = 16 * 2**20  # bytes of one read, while the kernel is told to fetch the next ones
 _AHEAD = 2 * _AT_ONCE
 
@@ -224,16 +223,12 @@ def open_safetensors(file: Path) -> Any:
 
 def write_safetensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write one file under a temporary name, then rename it; its mode is that of any new file."""
-    temporary = file.with_name(file.name + ".part")
-    save_file(
-        {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()},
-        temporary,
-        metadata=dict(metadata),
-    )
-    mask = os.umask(0)
-    os.umask(mask)
-    temporary.chmod(0o666 & ~mask)  # safetensors makes files that only their owner reads
-    os.replace(temporary, file)
+    host = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    with whole(file) as temporary:
+        save_file(host, temporary, metadata=dict(metadata))
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # safetensors makes files that only their owner reads
 
 
 def write_shards(
@@ -263,31 +258,6 @@ def write_shards(
         folder / f"{stem}.safetensors.index.json",
         {"metadata": {"total_size": total}, "weight_map": weight_map},
     )
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object from a checkpoint folder; anything else is a CheckpointError."""
-    try:
-        if file.stat().st_size > _MAX_INDEX_BYTES:
-            raise CheckpointError(
-                f"{file}: expected at most {_MAX_INDEX_BYTES} bytes, found {file.stat().st_size}"
-            )
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{file}: expected a file, found none") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: expected a JSON object, found something else ({error})") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file}: expected a JSON object, found a {type(value).__name__}")
-    return value
-
-
-def write_json(file: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object under a temporary name, then rename it into place."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(file.name + ".part")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, file)
 
 
 def _files_of_index(index: Path) -> list[Path]:

@@ -5,7 +5,6 @@ size takes the memory of its largest tensor.
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from danqing.errors import CheckpointError, ResourceError
+from danqing.files import whole
 from danqing.weights.headers import SAFETENSORS_BITS
 from danqing.weights.packing import Item, Slot, import_gguf
 
@@ -46,7 +46,7 @@ def write_safetensors_items(
 ) -> None:
     """Write a safetensors file; raise ResourceError where the disk fails."""
     header, offsets, total = _layout(items, metadata)
-    with _whole(file) as temporary, temporary.open("wb") as stream:
+    with _written(file) as temporary, temporary.open("wb") as stream:
         stream.write(header)
         stream.truncate(len(header) + total)
         for slot, values in made(items, source):
@@ -75,7 +75,7 @@ def write_gguf_items(
         for slot in item.slots:
             kind = gguf.GGMLQuantizationType[slot.kind]
             writer.add_tensor_info(slot.name, slot.shape, np.dtype(np.float32), slot.size, raw_dtype=kind)
-    with _whole(file) as temporary, closing(writer):
+    with _written(file) as temporary, closing(writer):
         writer.write_header_to_file(temporary)
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -171,13 +171,10 @@ def _add(writer: Any, key: str, value: Value) -> None:
 
 
 @contextmanager
-def _whole(file: Path) -> Iterator[Path]:
-    """Give a file a temporary name; it has its own once the block ends well, and is gone otherwise."""
-    temporary = file.with_name(file.name + ".part")
+def _written(file: Path) -> Iterator[Path]:
+    """Do as `whole`, and name the file when it cannot be written."""
     try:
-        yield temporary
-        os.replace(temporary, file)
+        with whole(file) as temporary:
+            yield temporary
     except OSError as error:
         raise ResourceError(f"{file}: expected to write it, found: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """One offline HTML page of an evaluation: results, answers, published scores, architectures, methods."""
 
 import base64
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -27,6 +26,7 @@ from danqing.evaluation.report.report import Column, Report, Section
 from danqing.evaluation.report.table import RowReport
 from danqing.evaluation.results import Results
 from danqing.evaluation.statistics import Comparison, Interval
+from danqing.files import write_whole
 
 LIMIT: Final = 8_000_000
 """Bytes of pictures in the page."""
@@ -94,15 +94,7 @@ def write_page(
     limit: int = LIMIT,
 ) -> None:
     """Write the page; it loads nothing, so it can be sent and kept as one file."""
-    write_text(path, render_page(report, results, per_row=per_row, limit=limit))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file that is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, render_page(report, results, per_row=per_row, limit=limit))
 
 
 def render_page(

@@ -6,7 +6,6 @@ floor is how often the same readings fit other prompts.
 """
 
 import json
-import os
 import re
 import statistics
 import time
@@ -28,6 +27,7 @@ from danqing.evaluation.digests import weights_digest
 from danqing.evaluation.statistics import Rate
 from danqing.evaluation.world.reconstruction import Autoencoder, restore
 from danqing.evaluation.world.sheets import captioned_sheet
+from danqing.files import whole
 from danqing.model import Model
 from danqing.pipelines.generate import GenerateRequest
 from danqing.scoring.match import Verdict, first_concepts, packaged_matcher
@@ -238,14 +238,12 @@ def _find(path: Path | None, mark: str) -> Image.Image | None:
 
 def _keep(picture: Image.Image, path: Path, mark: str) -> None:
     """Write a picture with its mark; a file is complete or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     texts = PngInfo()
     for key, value in {**picture.info, _MARK: mark}.items():
         if isinstance(key, str) and isinstance(value, str):
             texts.add_itxt(key, value)
-    partial = path.with_suffix(".partial")
-    picture.save(partial, "PNG", pnginfo=texts)
-    os.replace(partial, path)
+    with whole(path) as temporary:
+        picture.save(temporary, "PNG", pnginfo=texts)
 
 
 def _mistakes(seen: Sequence[Verdict], prompts: Sequence[Prompt]) -> list[Mistake]:
