@@ -44,13 +44,13 @@ def fetch(name: str, folder: Path, *, show: Show, given: Path | None = None) -> 
 
 def fetch_files(chosen: Benchmark, folder: Path, *, show: Show, given: Path | None = None) -> list[Path]:
     """Do the same for a benchmark that is not in the list."""
+    if given is not None and not given.is_dir():
+        raise RequestError(f"--from: expected a folder, found none at {given}")
     show(f"{chosen.title}: {chosen.licence or 'no licence'}; {chosen.source}")
     if not chosen.files:
         show("its prompts are made here; there is nothing to fetch")
     if given is None:
         _check_permitted(chosen)
-    elif not given.is_dir():
-        raise RequestError(f"--from: expected a folder, found none at {given}")
     found = []
     for file in chosen.files:
         target = place(folder, file.name)

@@ -219,8 +219,7 @@ def evaluate(
         device, precision: of checkpoints and judges.
         baselines: also ask a checkpoint of danqing that comes first without a prompt.
         floor: also judge the first system's answers for other prompts.
-        title, command, page_limit: of the report, what it says to type to measure this again, and bytes of
-            pictures in its page.
+        title, command, page_limit: of the report, what it says to type, and bytes of pictures in its page.
         max_cost: in US dollars; nothing is asked when it may cost more.
         ray: address of a Ray cluster, or "local"; answers are made and judged there.
         tell: is told how many are done, of how many, and the row in hand.
