@@ -9,10 +9,10 @@ Every stage resumes where it stopped; a finished stage is skipped. Settings are 
 goes on from a checkpoint whose other parts are taken as they are.
 """
 
-import dataclasses
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from danqing.conditioning.tokenizer_training import train_tokenizer
 from danqing.data.atlas import Atlas
 from danqing.data.cache import ExampleCache, Mixture, SceneEncoder
 from danqing.data.concepts import core_codes
-from danqing.data.language.corpus import corpus
+from danqing.data.language.corpus import FIRST_ANSWERS, READING, TALKING, corpus
 from danqing.data.pictures import PictureSource
 from danqing.data.world import SceneKind, held_out_prompts
 from danqing.data.world.shapes import shapes
@@ -59,7 +59,9 @@ CROP = 64  # pixels a side of the autoencoder's training crops
 KL_WEIGHT = 3e-4
 LANGUAGES = {"en": 0.6, "zh": 0.3}  # of the captions the denoiser sees; the ten others share the rest
 SCENES: dict[SceneKind, float] = {"single": 0.62, "count": 0.14, "pair": 0.16, "words": 0.08}
-CONCEPTS = 300  # from the start of the core: what the denoiser is taught to draw, beside the plain shapes
+CONCEPTS = 300  # from the start of the core: what is taught to draw and to see, beside the plain shapes
+ENGLISH_STEPS = 250  # in which questions are asked in English alone
+ANSWERS_WEIGHT = 2.0
 EDITS = 0.5  # share of the tasks that edit a picture, in the last stage
 STYLES = {"flat": 0.75, "3D": 0.25}
 SHIFT, FINAL_SHIFT = 3.0, 1.5  # noise shift of training, and where it ends during the decay
@@ -68,6 +70,10 @@ STAGES = {
     "language": TrainConfig(
         steps=6000, batch_size=64, learning_rate=2e-3, warmup_steps=100, decay_fraction=0.4, ema_decay=0.998,
         optimizer="muon", log_every=20, evaluate_every=500, save_every=250,
+    ),
+    "answers": TrainConfig(
+        steps=4000, batch_size=64, learning_rate=2e-3, warmup_steps=50, decay_fraction=0.4, ema_decay=0.998,
+        optimizer="muon", log_every=20, evaluate_every=250, save_every=250,
     ),
     "vision": TrainConfig(
         steps=20_000, batch_size=32, learning_rate=2e-3, warmup_steps=300, decay_fraction=0.4,
@@ -124,7 +130,8 @@ def train(run: Run) -> None:
     atlas = Atlas.load(run.atlas)
     steps = {
         "tokenizer": lambda: make_tokenizer(run, atlas),
-        "language": lambda: train_language(run, atlas, stages["language"], deadline),
+        "language": lambda: train_language(run, atlas, "language", stages["language"], deadline),
+        "answers": lambda: train_language(run, atlas, "answers", stages["answers"], deadline),
         "vision": lambda: train_vision(run, atlas, stages["vision"], deadline),
         "vae": lambda: train_vae(run, atlas, stages["vae"], deadline),
         "flow": lambda: train_denoiser(run, atlas, "flow", stages["flow"], deadline),
@@ -147,14 +154,27 @@ def make_tokenizer(run: Run, atlas: Atlas) -> None:
         train_tokenizer(corpus(np.random.default_rng(0), atlas, TEXTS), VOCABULARY).save(folder)
 
 
-def train_language(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | None) -> bool:
-    """Train the language tower, which is frozen from then on."""
+def train_language(run: Run, atlas: Atlas, stage: str, config: TrainConfig, deadline: float | None) -> bool:
+    """Train the language tower to read ("language") and to answer ("answers"); then it is frozen."""
     tokenizer = Tokenizer.load(run.run_dir / "tokenizer")
     torch.manual_seed(config.seed)
     vlm = VLM(vlm_config(tokenizer), vision=False)
     vlm.init_weights(torch.Generator().manual_seed(config.seed))
-    objective = Language(atlas, tokenizer, batch_size=config.batch_size, seed=config.seed)
-    return _train(run, objective, LanguageTrainee(vlm), config, "language", deadline)
+    trainee, curriculum, answers = LanguageTrainee(vlm), {0: READING}, 0.0
+    if stage == "answers":
+        trainee.load_state_dict(load_average(run.run_dir / "language"))
+        mixtures = {0: FIRST_ANSWERS, ENGLISH_STEPS: TALKING}
+        curriculum = {step: replace(mixture, codes=taught()) for step, mixture in mixtures.items()}
+        answers = ANSWERS_WEIGHT
+    objective = Language(
+        atlas,
+        tokenizer,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        curriculum=curriculum,
+        answers=answers,
+    )
+    return _train(run, objective, trainee, config, stage, deadline)
 
 
 def train_vision(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | None) -> bool:
@@ -163,9 +183,9 @@ def train_vision(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | 
     torch.manual_seed(config.seed)
     vlm = VLM(vlm_config(tokenizer))
     vlm.init_weights(torch.Generator().manual_seed(config.seed))
-    vlm.load_state_dict(_part(run, "language", "vlm."), strict=False)
+    vlm.load_state_dict(_part(run, "answers", "vlm."), strict=False)
     tokens = SceneTokens(vlm.config.dim)
-    tokens.load_state_dict(_part(run, "language", "eyes."))
+    tokens.load_state_dict(_part(run, "answers", "eyes."))
     objective = Seeing(
         atlas,
         tokenizer,
@@ -174,6 +194,7 @@ def train_vision(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | 
         seed=config.seed,
         asked=8,
         asked_from=config.steps // 2,
+        codes=taught(),
     )
     return _train(run, objective, SeeingTrainee(vlm, tokens), config, "vision", deadline)
 
@@ -226,7 +247,7 @@ def train_denoiser(run: Run, atlas: Atlas, stage: str, config: TrainConfig, dead
         pictures = [one.image for progress in drawn for one in progress.drawn]
         sheet(to_pixels(np.stack([np.asarray(picture) for picture in pictures])), columns=8).save(path)
 
-    decay = dataclasses.replace(config, warmup_steps=0)
+    decay = replace(config, warmup_steps=0)
 
     def shift(step: int) -> float:
         stable = (learning_rate_factor(decay, step) - config.final_fraction) / (1 - config.final_fraction)
@@ -235,7 +256,7 @@ def train_denoiser(run: Run, atlas: Atlas, stage: str, config: TrainConfig, dead
     mixture = Mixture(
         languages=LANGUAGES,
         shares=SCENES,
-        codes=(*core_codes()[:CONCEPTS], *shapes()),
+        codes=taught(),
         styles=STYLES,
         edits=EDITS if stage == "edit" else 0.0,
     )
@@ -272,7 +293,7 @@ def export(run: Run, atlas: Atlas, stages: dict[str, TrainConfig], path: Path) -
         vae=(vae.config, vae.state_dict()),
         text_encoder=(vlm.config, vlm.state_dict()),
         schedule=SCHEDULE,
-        info=dataclasses.replace(INFO, tasks=tuple(dict.fromkeys(tasks))),
+        info=replace(INFO, tasks=tuple(dict.fromkeys(tasks))),
         folded_vae=True,
         dtype=torch.float16,
     )
@@ -294,16 +315,21 @@ def frozen_parts(run: Run) -> tuple[VAE, VLM, Tokenizer]:
         )
     tokenizer = Tokenizer.load(run.run_dir / "tokenizer")
     statistics = json.loads((run.run_dir / "vae" / "latents.json").read_text())
-    vae = VAE(dataclasses.replace(AUTOENCODER, **{key: tuple(values) for key, values in statistics.items()}))
+    vae = VAE(replace(AUTOENCODER, **{key: tuple(values) for key, values in statistics.items()}))
     vae.load_state_dict(load_average(run.run_dir / "vae"))
     vlm = VLM(vlm_config(tokenizer))
     vlm.init_weights(torch.Generator().manual_seed(0))  # drawing needs no eyes: they may be trained meanwhile
-    for stage in ("vision", "language"):
+    for stage in ("vision", "answers"):
         if (run.run_dir / stage).is_dir():
             vlm.load_state_dict(_part(run, stage, "vlm."), strict=False)
     for part in (vae, vlm):
         part.eval().requires_grad_(False).to(run.device)
     return vae.to(memory_format=torch.channels_last), vlm, tokenizer
+
+
+def taught() -> tuple[str, ...]:
+    """Return the concepts that the checkpoint is about."""
+    return (*core_codes()[:CONCEPTS], *shapes())
 
 
 def _part(run: Run, stage: str, prefix: str) -> dict[str, Tensor]:

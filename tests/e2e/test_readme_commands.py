@@ -111,6 +111,11 @@ COMMANDS = {
     "--judge open-detector=pinned --judge clip=pinned --max-cost 20 --plan": Run(
         mistake="danqing evaluate fetch"
     ),
+    "danqing evaluate run world compbench-nano caption-nano cycle-nano retrieval-nano coherence-nano "
+    '--profile lite --system nano --system "published:Qwen-Image" --system "published:DALL·E 3" '
+    '--system "published:GPT-Image-1" --system "published:Imagen 2" --page-limit 0.5 -o evaluation': Run(
+        more=("--plan",)  # an hour's work
+    ),
     "danqing data preview -o scenes.png": Run(makes=("scenes.png",)),
     "danqing data preview -o edits.png --edits --language zh": Run(makes=("edits.png",)),
     "danqing data build -o atlas.safetensors": UP_TO_THE_NETWORK,

@@ -14,7 +14,7 @@ import danqing
 from danqing.model import find_checkpoint
 from tests.guards.files import ROOT
 
-STAGES = ("language", "vision", "vae", "flow", "edit")
+STAGES = ("language", "answers", "vision", "vae", "flow", "edit")
 SMALLER = {
     "TEXTS = 25_000": "TEXTS = 300",
     "VOCABULARY = 5632": "VOCABULARY = 1200",
@@ -137,7 +137,7 @@ def test_no_time_makes_the_tokenizer_and_stops(train, tmp_path):
 
 def test_an_unknown_stage_is_a_mistake(cli):
     done = cli("train", ROOT / "recipes" / "nano.py", "--run-dir", "run", "--stage", "flwo")
-    known = "tokenizer, language, vision, vae, flow, edit, export"
+    known = "tokenizer, language, answers, vision, vae, flow, edit, export"
     assert done.is_mistake(f"--stage: expected some of {known}, found 'flwo'")
 
 

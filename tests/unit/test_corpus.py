@@ -1,6 +1,7 @@
 """Texts for the language tower: all kinds and languages in their shares, cut between Chinese words."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,15 @@ from danqing.conditioning.questions import DESCRIBE_QUESTIONS
 from danqing.data.atlas import packaged_atlas
 from danqing.data.concepts import LANGUAGES, concepts
 from danqing.data.language import caption, facts, ordered
-from danqing.data.language.corpus import corpus, draw_language, draw_text, words
+from danqing.data.language.corpus import (
+    FIRST_ANSWERS,
+    READING,
+    TALKING,
+    corpus,
+    draw_language,
+    draw_text,
+    words,
+)
 from danqing.data.language.tables import table
 from danqing.data.world import RELATIONS, sample_scene
 
@@ -71,6 +80,33 @@ def test_all_kinds_of_texts_appear_in_their_shares(texts):
     assert any(text.task == "generate" and "”" in text.prompt for text in texts)
     shares = [kinds[kind] / len(texts) for kind in ("generate", "edit", "describe", "caption", "sign")]
     assert shares == pytest.approx([0.54, 0.16, 0.12, 0.12, 0.06], abs=0.05)
+
+
+@pytest.mark.parametrize("mixture", [READING, FIRST_ANSWERS, TALKING])
+def test_shares_are_shares(mixture):
+    said = (mixture.captions, mixture.edits, mixture.questions, mixture.descriptions)
+    assert min(said) >= 0
+    assert sum(said) <= 1
+    assert sum(mixture.languages.values()) <= 1
+
+
+def test_a_mixture_chooses_kinds_languages_and_concepts():
+    rng, codes = np.random.default_rng(0), tuple(packaged_atlas().codes[:3])
+    mixture = replace(FIRST_ANSWERS, languages={"de": 1.0}, codes=codes)
+    drawn = [draw_text(rng, packaged_atlas(), mixture) for _ in range(40)]
+    assert {text.task for text in drawn} == {"describe"}
+    assert {thing.concept for text in drawn for thing in text.picture.things} == set(codes)
+    assert DESCRIBE_QUESTIONS["de"] in {text.prompt for text in drawn}
+    assert not {text.prompt for text in drawn} & {DESCRIBE_QUESTIONS[one] for one in LANGUAGES if one != "de"}
+
+
+def test_answers_can_be_in_languages_of_their_own():
+    rng = np.random.default_rng(0)
+    mixture = replace(READING, captions=0.5, descriptions=0.5, languages={"zh": 1.0}, answers={"en": 1.0})
+    mixture = replace(mixture, edits=0.0, questions=0.0)
+    drawn = [draw_text(rng, packaged_atlas(), mixture) for _ in range(20)]
+    assert all(text.answer.isascii() for text in drawn if text.task == "describe")
+    assert not any(text.prompt.isascii() for text in drawn if text.task == "generate")
 
 
 def test_languages_come_in_their_shares():

@@ -11,11 +11,12 @@ from danqing.conditioning.pictures import picture_pixels, token_size
 from danqing.conditioning.tokenizer_training import train_tokenizer
 from danqing.data.atlas import packaged_atlas
 from danqing.data.language.corpus import corpus
+from danqing.data.language.nouns import nouns
 from danqing.data.world import render, sample_scene
 from danqing.models.vision import patchify
 from danqing.models.vlm import VLM
 from danqing.training.objectives.describing import PICTURE_LIMITS, Seeing, SeeingTrainee, whole_answers
-from danqing.training.objectives.seeing import SceneTokens
+from danqing.training.objectives.seeing import SceneTokens, families
 from tests.tiny import text_encoder
 
 
@@ -45,6 +46,13 @@ def test_a_batch_depends_on_its_step_alone(trainee, tokenizer):
     assert torch.equal(one.patches, again.patches)
     assert torch.equal(one.token_ids, again.token_ids)
     assert not torch.equal(one.patches, objective(trainee, tokenizer).batch(4).patches)
+
+
+def test_the_concepts_shown_can_be_chosen(trainee, tokenizer):
+    codes = tuple(packaged_atlas().codes[:3])
+    classes, rows = objective(trainee, tokenizer, codes=codes).batch(0).facts.classes, families()["concept"]
+    seen = classes[(classes >= rows.start) & (classes < rows.stop)] - rows.start
+    assert set(seen.tolist()) <= {list(nouns()).index(code) for code in codes}
 
 
 def test_the_eyes_learn_and_nothing_else_moves(trainee, tokenizer):

@@ -194,6 +194,12 @@ def test_unknown_split_is_refused(atlas: Atlas) -> None:
         sample_scene(np.random.default_rng(0), atlas, "test")
 
 
+def test_a_scene_of_several_things_needs_as_many_concepts():
+    atlas = packaged_atlas()
+    with pytest.raises(DataError, match="at least 2 concepts"):
+        sample_scene(np.random.default_rng(0), atlas, shares={"pair": 1.0}, codes=atlas.codes[:1])
+
+
 def test_dyeing_a_many_coloured_thing_is_refused(atlas: Atlas) -> None:
     code, style = next((c, s) for c in atlas.codes for s in atlas.styles if atlas.facts(c, s).hue is None)
     scene = Scene((Thing(code, style, "blue", 0.5, 0.5, 0.5),), Background.plain("red"))

@@ -1,7 +1,7 @@
 """Texts about scenes, as conversations: what the language tower and its tokenizer learn from."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -25,10 +25,6 @@ from danqing.data.world.scene import Scene
 from danqing.data.world.shapes import shapes
 from danqing.data.world.words import sample_words
 
-_LANGUAGE_SHARES: Final = MappingProxyType({"en": 0.32, "zh": 0.20})  # the other ten share the rest equally
-_TASK_SHARES: Final = (0.54, 0.70, 0.82, 0.94)
-"""Cumulative: caption, edit, question about a picture, description of it; the rest says what is written."""
-
 _FUNCTION_WORDS: Final = (
     "风格 画风 渐变 一张 图片 画面 图中 这是 这张 这幅 我们 看到 可以 一共 总共 正好 没有 东西 位于 之间 "
     "中间 两头 里面 颜色 字样 文字 写着 写有 皮肤 的人 请画 画一 生成 条纹 圆点 波点 格子 方格 背景 纯色 "
@@ -38,6 +34,48 @@ _FUNCTION_WORDS: Final = (
 _PHRASES: Final = ("background", "backgrounds", "see", "nothing", "head", "longest")  # no single words
 _NUMERALS: Final = "一二两三四五六七八九"
 _MARKS: Final = "，。、：（）“”「」『』？的有和在の"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextMixture:
+    """How often texts of each kind come, in which languages and about what; the rest says what is written."""
+
+    captions: float
+    edits: float
+    questions: float
+    descriptions: float
+    languages: Mapping[str, float]
+    """Those that are not here share the rest equally."""
+    answers: Mapping[str, float] | None = None
+    """Languages of questions and descriptions, where they are others."""
+    codes: tuple[str, ...] | None = None
+    """Concepts of the scenes; all of the atlas and all plain shapes by default."""
+
+
+READING: Final = TextMixture(
+    captions=0.54,
+    edits=0.16,
+    questions=0.12,
+    descriptions=0.12,
+    languages=MappingProxyType({"en": 0.32, "zh": 0.20}),
+)
+"""What teaches the words: mostly captions."""
+FIRST_ANSWERS: Final = TextMixture(
+    captions=0.0,
+    edits=0.0,
+    questions=0.5,
+    descriptions=0.5,
+    languages=MappingProxyType({"en": 1.0}),
+)
+"""What teaches to look at pictures: in one language that takes hold within hundreds of steps."""
+TALKING: Final = TextMixture(
+    captions=0.28,
+    edits=0.12,
+    questions=0.32,
+    descriptions=0.22,
+    languages=MappingProxyType({"en": 0.16, "zh": 0.12}),
+)
+"""What goes on from there, with more of the rarer languages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,35 +92,38 @@ class Text:
     """The scene in the picture that is spoken of."""
 
 
-def draw_language(rng: np.random.Generator, shares: Mapping[str, float] = _LANGUAGE_SHARES) -> str:
+def draw_language(rng: np.random.Generator, shares: Mapping[str, float] = READING.languages) -> str:
     """Draw one of the twelve languages; those not in `shares` divide the rest equally."""
     rest = (1 - sum(shares.values())) / (len(LANGUAGES) - len(shares))
     return str(rng.choice(LANGUAGES, p=[shares.get(language, rest) for language in LANGUAGES]))
 
 
-def draw_text(rng: np.random.Generator, atlas: Atlas) -> Text:
+def draw_text(rng: np.random.Generator, atlas: Atlas, mixture: TextMixture = READING) -> Text:
     """Draw a caption, an edit of a picture, a question about one, a description of one, or a sign's text."""
-    scene, language = sample_scene(rng, atlas), draw_language(rng)
-    task = rng.random()
-    if task < _TASK_SHARES[0]:
+    scene = sample_scene(rng, atlas, codes=mixture.codes)
+    shares = (mixture.captions, mixture.edits, mixture.questions, mixture.descriptions)
+    kind = int(np.searchsorted(np.cumsum(shares), rng.random(), side="right"))
+    spoken = mixture.answers if kind in (2, 3) and mixture.answers is not None else mixture.languages
+    language = draw_language(rng, spoken)
+    if kind == 0:
         labels = ordered(facts(scene, atlas))
         return Text(task="generate", prompt=caption(scene, language, rng, atlas), labels=labels)
-    if task < _TASK_SHARES[1]:
+    if kind == 1:
         said, edit = edit_instruction(scene, language, rng, atlas)
         labels = ordered(facts(edit.target, atlas))
         return Text(task="edit", prompt=said, labels=labels, picture=edit.source)
-    if task < _TASK_SHARES[2]:
+    if kind == 2:
         asked, answer = question(scene, language, rng, atlas)
         return Text(task="describe", prompt=asked, answer=answer, picture=scene)
-    if task < _TASK_SHARES[3]:
+    if kind == 3:
         answer, asked = description(scene, language, atlas), describe_question(language)
         return Text(task="describe", prompt=asked, answer=answer, picture=scene)
     return Text(task="generate", prompt=caption(_sign(rng), language, rng, atlas))
 
 
-def draw_name(rng: np.random.Generator, atlas: Atlas) -> Text:
+def draw_name(rng: np.random.Generator, atlas: Atlas, codes: Sequence[str] | None = None) -> Text:
     """Draw the bare name of a concept in any language, all alike: the shortest text that teaches a word."""
-    code = pick(rng, [*atlas.codes, *shapes()])
+    code = pick(rng, [*atlas.codes, *shapes()] if codes is None else codes)
     language = pick(rng, LANGUAGES)
     labels = Labels(
         concepts=(concept_position(code),), counts=(1,), colours=(-1,), background=-1, relation=-1

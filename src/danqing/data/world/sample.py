@@ -81,8 +81,8 @@ def sample_scene(
     occurs; with "held_out" at least one held-out combination or word does. The same generator state and atlas
     give the same scene.
 
-    Raises DataError for an unknown split, and for "held_out" where only portraits are asked for, of which
-    nothing is held out.
+    Raises DataError for an unknown split, for fewer concepts than a kind of scene holds, and for "held_out"
+    where only portraits are asked for, of which nothing is held out.
     """
     if split not in ("train", "held_out"):
         raise DataError(f"expected split 'train' or 'held_out', found {split!r}")
@@ -271,6 +271,10 @@ def _portrait(rng: np.random.Generator, _: Atlas, __: _Stock) -> Scene | None:
 
 def _draw_things(rng: np.random.Generator, atlas: Atlas, stock: _Stock, count: int) -> tuple[Thing, ...]:
     """Draw things of different concepts that exist in one style, some of them dyed, some plain shapes."""
+    if len(stock.codes) + len(stock.shapes) < count:
+        raise DataError(
+            f"expected at least {count} concepts to draw from, found {[*stock.codes, *stock.shapes]}"
+        )
     while True:
         style = choose(rng, atlas.styles) if stock.styles is None else weighted(rng, stock.styles)
         things = [_draw_thing(rng, stock, style) for _ in range(count)]

@@ -106,17 +106,19 @@ class Seeing:
         seed: int,
         asked: int = 8,
         asked_from: int = 0,
+        codes: Sequence[str] | None = None,
     ) -> None:
+        """Show scenes of the concepts in `codes`, by default of all in the atlas and all plain shapes."""
         self.atlas, self.tokenizer, self.vision = atlas, tokenizer, vision
         self.batch_size, self.seed = batch_size, seed
-        self.asked, self.asked_from = asked, asked_from
+        self.asked, self.asked_from, self.codes = asked, asked_from, codes
         head = DESCRIBE.text[: DESCRIBE.text.index("{}")]
         self._prefix = torch.tensor(tokenizer.encode(head))
 
     def batch(self, step: int) -> Pictures:
         """Draw scenes, their pictures, and a description and a question for some."""
         rng = np.random.default_rng([self.seed, step])
-        scenes = [sample_scene(rng, self.atlas) for _ in range(self.batch_size)]
+        scenes = [sample_scene(rng, self.atlas, codes=self.codes) for _ in range(self.batch_size)]
         said: list[tuple[int, str, str]] = []
         for index in range(min(self.asked, self.batch_size) if step >= self.asked_from else 0):
             said += [(index, *one) for one in self._said(rng, scenes[index])]
@@ -153,7 +155,7 @@ class Seeing:
         """
         assert isinstance(model, SeeingTrainee)
         rng = np.random.default_rng(1)
-        scenes = [sample_scene(rng, self.atlas, "held_out") for _ in range(_EVALUATED)]
+        scenes = [sample_scene(rng, self.atlas, "held_out", codes=self.codes) for _ in range(_EVALUATED)]
         said = []
         for index, scene in enumerate(scenes):
             said += [(index, *one) for one in self._said(rng, scene, LANGUAGES[index % len(LANGUAGES)])]

@@ -7,7 +7,9 @@ features the denoiser sees. Where a text speaks of a picture, the facts of its s
 place (see `seeing`), so that answers can be known. Heads and facts are thrown away afterwards.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -22,10 +24,10 @@ from danqing.data.atlas import Atlas
 from danqing.data.colours import COLOURS
 from danqing.data.concepts import LANGUAGES
 from danqing.data.language import Labels, caption, facts, ordered
-from danqing.data.language.corpus import Text, draw_name, draw_text
+from danqing.data.language.corpus import READING, Text, TextMixture, draw_name, draw_text
 from danqing.data.language.nouns import nouns
 from danqing.data.language.questions import question
-from danqing.data.world import RELATIONS, sample_scene
+from danqing.data.world import RELATIONS, Scene, sample_scene
 from danqing.errors import DataError
 from danqing.models.vlm import VLM
 from danqing.training.objectives.seeing import GRID, SceneFacts, SceneTokens, read_pictures, scene_facts
@@ -54,6 +56,8 @@ class Texts(NamedTuple):
     """What the picture of each row shows; None for a task without pictures."""
     noise: int
     """Seed of the noise on those pictures."""
+    asked: Tensor
+    """Position from which on each row is an answer to be foretold; its end where it has none."""
 
 
 class LanguageTrainee(nn.Module):
@@ -85,8 +89,22 @@ def fact_classes() -> dict[str, int]:
 class Language:
     """Next-token loss on prompts and answers plus cross-entropy of the facts."""
 
-    def __init__(self, atlas: Atlas, tokenizer: Tokenizer, *, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        atlas: Atlas,
+        tokenizer: Tokenizer,
+        *,
+        batch_size: int,
+        seed: int,
+        curriculum: Mapping[int, TextMixture] = MappingProxyType({0: READING}),
+        answers: float = 0.0,
+    ) -> None:
+        """Read texts in the mixtures of `curriculum`, each from its step on.
+
+        `answers` weighs a loss of the answers alone, which are a twentieth of all tokens.
+        """
         self.atlas, self.tokenizer, self.batch_size, self.seed = atlas, tokenizer, batch_size, seed
+        self.curriculum, self.answers = curriculum, answers
 
     def batch(self, step: int) -> list[Texts]:
         """Draw texts of all tasks and languages, those of a task together, and as many bare names.
@@ -95,7 +113,8 @@ class Language:
         and are seen more often than in all sentences, which is what the rarer languages need.
         """
         rng = np.random.default_rng([self.seed, step])
-        texts = [draw_text(rng, self.atlas) for _ in range(self.batch_size)]
+        mixture = self.curriculum[max(start for start in self.curriculum if start <= step)]
+        texts = [draw_text(rng, self.atlas, mixture) for _ in range(self.batch_size)]
         parts = []
         for task in _TEMPLATES:
             some = sorted((text for text in texts if text.task == task), key=_length)
@@ -105,7 +124,7 @@ class Language:
                 for part in (some[:cut], some[cut:])
                 if part
             ]
-        names = [draw_name(rng, self.atlas) for _ in range(self.batch_size)]
+        names = [draw_name(rng, self.atlas, mixture.codes) for _ in range(self.batch_size)]
         return [*parts, self._collate("generate", names)]
 
     def loss(self, model: nn.Module, batch: list[Texts]) -> tuple[Tensor, dict[str, float]]:
@@ -115,7 +134,8 @@ class Language:
         features = [_features(model, texts, noisy=True) for texts in batch]
         learned = torch.cat([f[t.targets != _UNKNOWN] for f, t in zip(features, batch, strict=True)])
         targets = torch.cat([texts.targets[texts.targets != _UNKNOWN] for texts in batch]).to(device)
-        next_token = F.cross_entropy(model.vlm.logits(learned).float(), targets)
+        errors = F.cross_entropy(model.vlm.logits(learned).float(), targets, reduction="none")
+        next_token = errors.mean()
         last = torch.cat([_last(f, texts.ends) for f, texts in zip(features, batch, strict=True)])
         per_fact = []
         for name, head in model.heads.items():
@@ -123,7 +143,11 @@ class Language:
             if (classes != _UNKNOWN).any():  # a small batch may hold no caption
                 per_fact.append(F.cross_entropy(head(last).float(), classes, ignore_index=_UNKNOWN))
         meaning = torch.stack(per_fact).sum() if per_fact else next_token.new_zeros(())
-        return next_token + meaning, {"next_token": next_token.item(), "facts": meaning.item()}
+        said = errors[torch.cat([_is_answer(texts) for texts in batch]).to(device)]
+        answers = said.mean() if len(said) else next_token.new_zeros(())
+        total = next_token + meaning + self.answers * answers
+        parts = {"next_token": next_token, "facts": meaning, "answers_error": answers}
+        return total, {name: part.item() for name, part in parts.items()}
 
     def flops(self, model: nn.Module, batch: list[Texts]) -> float:
         """Return six operations a parameter and token, a shared prefix counted once."""
@@ -143,7 +167,7 @@ class Language:
             rng = np.random.default_rng(1)
             texts = []
             for index in range(128):
-                scene = sample_scene(rng, self.atlas, "held_out")
+                scene = self._held_out(rng)
                 words = caption(scene, group[index % len(group)], rng, self.atlas)
                 texts.append(Text(task="generate", prompt=words, labels=ordered(facts(scene, self.atlas))))
             batch = self._collate("generate", texts)
@@ -160,7 +184,7 @@ class Language:
         rng = np.random.default_rng(2)
         texts = []
         for index in range(128):
-            scene = sample_scene(rng, self.atlas, "held_out")
+            scene = self._held_out(rng)
             asked, answer = question(scene, LANGUAGES[index % len(LANGUAGES)], rng, self.atlas)
             texts.append(Text(task="describe", prompt=asked, answer=answer, picture=scene))
         batch = self._collate("describe", texts)
@@ -171,11 +195,15 @@ class Language:
             right += int(torch.equal(row[first:end], targets[first:end]))
         return right / len(texts)
 
+    def _held_out(self, rng: np.random.Generator) -> Scene:
+        """Draw a scene of the concepts that are taught last."""
+        return sample_scene(rng, self.atlas, "held_out", codes=self.curriculum[max(self.curriculum)].codes)
+
     def _collate(self, task: str, texts: list[Text], *, noise: int = 0) -> Texts:
         template = _TEMPLATES[task]
         head = template.text[: template.text.index("{}")]
         prefix = self.tokenizer.encode(head)
-        rows, targets = [], []
+        rows, targets, asked = [], [], []
         pad = self.tokenizer.image_pad
         for text in texts:
             widths = [] if text.picture is None else [GRID[0] * GRID[1]]
@@ -185,6 +213,7 @@ class Language:
                 raise DataError(
                     f"expected {head!r} to be tokens of their own, found them joined to {text.prompt!r}"
                 )
+            asked.append(len(ids) - len(prefix) - 1)
             if text.answer:
                 ids += self.tokenizer.encode(text.answer + "<|im_end|>")
             ids = ids[len(prefix) :]
@@ -202,6 +231,7 @@ class Language:
             facts=_fact_targets([text.labels for text in texts]),
             pictures=scene_facts(scenes, self.atlas) if scenes else None,
             noise=noise,
+            asked=torch.tensor(asked),
         )
 
 
@@ -216,6 +246,12 @@ def _features(model: LanguageTrainee, texts: Texts, *, noisy: bool = False) -> T
         noise = torch.Generator().manual_seed(texts.noise) if noisy else None
         shown = model.eyes(SceneFacts(count, *(part.to(device) for part in parts)), noise)
         return read_pictures(model.vlm, token_ids, shown, prefix=prefix)
+
+
+def _is_answer(texts: Texts) -> Tensor:
+    """Return, for every token to be foretold, whether it is one of an answer."""
+    places = torch.arange(texts.targets.shape[1])
+    return (places >= texts.asked[:, None])[texts.targets != _UNKNOWN]
 
 
 def _length(text: Text) -> int:
