@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import signal
 import time
 
 import pytest
@@ -143,6 +144,31 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path, optimizer, mon
     keys = {name.split(".")[1] for name in state(tmp_path / "whole") if name.startswith("optimizer.")}
     moments = {"step", "exp_avg", "exp_avg_sq"}
     assert keys == (moments if optimizer == "adamw" else moments | {"momentum_buffer"})
+
+
+class SignalAt(FourPictures):
+    """Send this process a signal during a step."""
+
+    def __init__(self, step: int, number: int) -> None:
+        super().__init__()
+        self.last, self.number = step, number
+
+    def batch(self, step):
+        if step == self.last:
+            signal.raise_signal(self.number)
+        return super().batch(step)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_its_step_and_goes_on(tmp_path, number):
+    before = signal.getsignal(number)
+    run(tmp_path / "whole", CONFIG)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", CONFIG, SignalAt(4, number))
+    assert json.loads((tmp_path / "parts" / "flow" / "progress.json").read_text())["step"] == 5
+    assert signal.getsignal(number) is before
+    run(tmp_path / "parts", CONFIG)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_a_crashed_run_repeats_its_last_steps(tmp_path):

@@ -1,7 +1,12 @@
 """The one training loop. What is learned lives in an objective, what trains in the model it is given."""
 
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -43,6 +48,7 @@ def train(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Train until `config.steps` or the deadline (`time.monotonic()` seconds), resuming what `run_dir` holds.
 
+    Interrupted or told to end (SIGINT, SIGTERM), it finishes its step, saves, and raises KeyboardInterrupt.
     Returns the averaged weights and the progress (steps, items, flops, seconds, finished).
     """
     if torch.device(device).type == "cpu":
@@ -61,23 +67,56 @@ def train(
         progress["seconds"] = before + time.monotonic() - started
         save_state(folder, model=model, ema=ema, optimizers=optimizers, progress=progress)
 
-    while progress["step"] < config.steps and (deadline is None or time.monotonic() < deadline):
-        step = progress["step"]
-        batch = objective.batch(step)
-        metrics = _optimizer_step(objective, model, batch, config, optimizers, step)
-        ema.update(model, step)
-        progress["step"] = step + 1
-        progress["items"] += config.batch_size
-        progress["flops"] += objective.flops(model, batch)
-        if progress["step"] % config.log_every == 0:
-            log.write(progress["step"], {**metrics, "items": progress["items"], "flops": progress["flops"]})
-        if progress["step"] % config.save_every == 0:
-            checkpoint()
-        if progress["step"] % config.evaluate_every == 0 or progress["step"] == config.steps:
-            log.write(progress["step"], evaluate_average(objective, model, ema, folder, progress["step"]))
-    checkpoint()
+    def in_time() -> bool:
+        return deadline is None or time.monotonic() < deadline
+
+    with _signals() as signals:
+        while progress["step"] < config.steps and in_time() and not signals:
+            step = progress["step"]
+            batch = objective.batch(step)
+            metrics = _optimizer_step(objective, model, batch, config, optimizers, step)
+            ema.update(model, step)
+            progress["step"] = step + 1
+            progress["items"] += config.batch_size
+            progress["flops"] += objective.flops(model, batch)
+            if progress["step"] % config.log_every == 0:
+                log.write(
+                    progress["step"], {**metrics, "items": progress["items"], "flops": progress["flops"]}
+                )
+            if progress["step"] % config.save_every == 0:
+                checkpoint()
+            if progress["step"] % config.evaluate_every == 0 or progress["step"] == config.steps:
+                log.write(progress["step"], evaluate_average(objective, model, ema, folder, progress["step"]))
+        checkpoint()
+    if signals:
+        raise KeyboardInterrupt
     progress["finished"] = progress["step"] >= config.steps
     return ema.state_dict(model), progress
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect the first SIGINT or SIGTERM, so that a step can end and be saved; the second acts as ever."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # only that one is told of signals
+        yield caught
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def catch(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        restore()
+
+    for number in before:
+        signal.signal(number, catch)
+    try:
+        yield caught
+    finally:
+        restore()
 
 
 def evaluate_average(
