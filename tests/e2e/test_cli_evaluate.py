@@ -31,13 +31,18 @@ def here(tmp_path):
 def test_from_plan_to_page_comparison_and_export(cli, here):
     plan = cli("evaluate", "run", "longtext", "--system", NANO, *WORDS, "--plan")
     assert plan.lines == [
-        "nano: 4 answers wanted, 0 there, 4 to make",
-        "no prompt: 4 answers wanted, 0 there, 4 to make",
+        "LongText-Bench: nano, 4 answers wanted, 0 there, 4 to make",
+        "LongText-Bench: no prompt, 4 answers wanted, 0 there, 4 to make",
     ]
     told = json.loads(
         cli("evaluate", "run", "longtext", "--system", NANO, *WORDS, "--plan", "--json").lines[0]
     )
-    assert (told["system"], told["missing"], told["usd"]) == ("nano", 4, 0.0)
+    assert (told["benchmark"], told["system"], told["missing"], told["usd"]) == (
+        "LongText-Bench",
+        "nano",
+        4,
+        0.0,
+    )
 
     done = cli(
         "evaluate", "run", "longtext", "--system", NANO, "--system", "published:Imagen 2", *WORDS, "--json"
@@ -49,7 +54,7 @@ def test_from_plan_to_page_comparison_and_export(cli, here):
     assert "Imagen 2: no published score was found on any benchmark of the table" in report["notes"]
     assert (here / "evaluation" / "report.html").is_file()
     again = cli("evaluate", "run", "longtext", "--system", NANO, *WORDS, "--plan")
-    assert again.lines[0] == "nano: 4 answers wanted, 4 there, 0 to make"
+    assert again.lines[0] == "LongText-Bench: nano, 4 answers wanted, 4 there, 0 to make"
 
     compared = cli("evaluate", "compare", "nano", "no prompt", "--folder", "evaluation")
     assert compared.lines[0] == "nano minus no prompt, on what both answered"

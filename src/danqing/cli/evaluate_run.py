@@ -289,8 +289,8 @@ def _show_plans(plans: "list[Plan]", *, as_json: bool) -> None:
         cost = one.cost
         if as_json:
             told = {
+                "benchmark": one.benchmark,
                 "system": one.system.name,
-                "row": one.tasks[0].item.row if one.tasks else "",
                 "wanted": len(one.tasks),
                 "there": one.there,
                 "refused": one.refused,

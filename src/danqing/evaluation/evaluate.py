@@ -15,7 +15,7 @@ from danqing.evaluation.report.page import LIMIT, write_page
 from danqing.evaluation.report.report import Report, make_report
 from danqing.evaluation.report.table import shown
 from danqing.evaluation.results import Entrant, Results, read_results
-from danqing.evaluation.run import Plan, Tell, ToJudge, plan, to_judge
+from danqing.evaluation.run import Plan, Tell, ToJudge, plan, plan_together, to_judge
 from danqing.evaluation.store import Store
 from danqing.evaluation.workers import Here, JudgeRole, SystemRole, Workers
 from danqing.files import write_whole
@@ -78,13 +78,15 @@ class Evaluation:
 
 
 def plans(evaluation: Evaluation, store: Store) -> list[Plan]:
-    """Return what each system still has to answer."""
-    return [
-        plan(part, entered.system, seeds, store)
-        for exam in evaluation.exams
-        for entered in evaluation.of(exam)
-        for seeds, _, part in exam.parts(entered.part(evaluation.asked(exam)))
-    ]
+    """Return what each system still has to answer, one plan a benchmark."""
+    found = []
+    for exam in evaluation.exams:
+        for entered in evaluation.of(exam):
+            parts = exam.parts(entered.part(evaluation.asked(exam)))
+            if parts:
+                plan_of = [plan(part, entered.system, seeds, store) for seeds, _, part in parts]
+                found.append(plan_together(exam.title, plan_of))
+    return found
 
 
 def evaluate(

@@ -44,6 +44,8 @@ class Plan:
     """Tasks that the system has no answer to, and is not asked: pictures that a folder lacks."""
     seconds: float | None
     """Mean seconds an answer of this system took so far; None before the first."""
+    benchmark: str = ""
+    """Title of what is asked."""
 
     @property
     def cost(self) -> Cost:
@@ -51,7 +53,8 @@ class Plan:
         return cost(self.system, [task.item for task in self.missing])
 
     def __str__(self) -> str:
-        told = f"{self.system.name}: {len(self.tasks)} answers wanted, {self.there} there"
+        told = f"{self.benchmark}: " if self.benchmark else ""
+        told += f"{self.system.name}, {len(self.tasks)} answers wanted, {self.there} there"
         told += f", {self.refused} refused" if self.refused else ""
         told += f", {self.absent} not in it" if self.absent else ""
         told += f", {len(self.missing)} to make"
@@ -110,6 +113,21 @@ def plan(items: Sequence[Item], system: System, seeds: Sequence[int], store: Sto
         refused=sum(task.key in refused for task in tasks),
         absent=sum(task.key in absent for task in tasks),
         seconds=sum(taken) / len(taken) if taken else None,
+    )
+
+
+def plan_together(benchmark: str, parts: Sequence[Plan]) -> Plan:
+    """Return one plan of the parts of a benchmark that one system answers."""
+    timed = [part.seconds for part in parts if part.seconds is not None]
+    return Plan(
+        system=parts[0].system,
+        tasks=tuple(task for part in parts for task in part.tasks),
+        missing=tuple(task for part in parts for task in part.missing),
+        there=sum(part.there for part in parts),
+        refused=sum(part.refused for part in parts),
+        absent=sum(part.absent for part in parts),
+        seconds=sum(timed) / len(timed) if timed else None,
+        benchmark=benchmark,
     )
 
 
