@@ -176,7 +176,7 @@ def test_the_error_is_taken_at_fixed_noise_levels(cache, tmp_path):
         model.proj_out.bias.zero_()
         still = objective.evaluate(model, tmp_path, 9)
     assert first == again
-    assert list(first) == ["error_0.3", "error_0.6", "error_0.9", "error_1.0"]
+    assert list(first) == ["error_0.3", "error_0.6", "error_0.9", "error_1.0", "prompt_0.9"]
     assert [path.name for path in drawn] == [f"sheet-000000{step}.png" for step in (7, 8, 9)]
     # without any velocity the clean estimate is the noised picture: sigma times (noise - latents) off
     for level in (0.3, 0.6, 0.9):

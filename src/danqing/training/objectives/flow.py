@@ -20,6 +20,7 @@ from danqing.sampling.schedule import training_sigmas
 from danqing.training.optim import short_attention
 
 _EVALUATED_SIGMAS = (0.3, 0.6, 0.9, 1.0)
+_PROMPTED_SIGMA = 0.9  # noise level at which the use of prompts is measured
 _HELD_OUT = 256  # scenes the evaluation loss is taken on
 
 
@@ -120,7 +121,11 @@ class Flow:
         return total
 
     def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
-        """Return the clean estimate's error on held-out scenes at fixed noise levels; draw a sheet."""
+        """Return the clean estimate's error on held-out scenes at fixed noise levels; draw a sheet.
+
+        `prompt_0.9` is the share of the error at that level that is there only with the prompt of another
+        scene: how much of a prompt is used, long before a picture shows it.
+        """
         assert isinstance(model, MMDiT)
         device = next(model.parameters()).device
         examples = self._held_out()
@@ -128,13 +133,17 @@ class Flow:
         tokens = pack(torch.stack([example.latents for example in drawn])).to(device)
         noise = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(0)).to(device)
         texts = [example.txt for example in drawn]
-        txt = nn.utils.rnn.pad_sequence(texts, batch_first=True).to(device)
-        metrics = {}
-        for level in _EVALUATED_SIGMAS:
+
+        def error(level: float, texts: list[Tensor]) -> float:
             sigma = torch.full((_HELD_OUT,), level, device=device)
             noised = interpolate(tokens, noise, sigma)
+            txt = nn.utils.rnn.pad_sequence(texts, batch_first=True).to(device)
             velocity = _velocity(model, noised, sigma, txt, [len(text) for text in texts])
-            metrics[f"error_{level}"] = float((noised - level * velocity - tokens).square().mean())
+            return float((noised - level * velocity - tokens).square().mean())
+
+        metrics = {f"error_{level}": error(level, texts) for level in _EVALUATED_SIGMAS}
+        exchanged = error(_PROMPTED_SIGMA, texts[1:] + texts[:1])
+        metrics[f"prompt_{_PROMPTED_SIGMA}"] = 1 - metrics[f"error_{_PROMPTED_SIGMA}"] / exchanged
         if self.sample is not None:
             self.sample(model, folder / f"sheet-{step:07d}.png")
         return metrics
