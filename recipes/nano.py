@@ -26,7 +26,7 @@ from danqing.conditioning.tokenizer_training import train_tokenizer
 from danqing.data.atlas import Atlas
 from danqing.data.cache import ExampleCache, Mixture, SceneEncoder
 from danqing.data.concepts import core_codes
-from danqing.data.language.corpus import FIRST_ANSWERS, READING, TALKING, corpus
+from danqing.data.language.corpus import FIRST_ANSWERS, TALKING, corpus
 from danqing.data.pictures import PictureSource
 from danqing.data.world import SceneKind, held_out_prompts
 from danqing.data.world.shapes import shapes
@@ -160,7 +160,7 @@ def train_language(run: Run, atlas: Atlas, stage: str, config: TrainConfig, dead
     torch.manual_seed(config.seed)
     vlm = VLM(vlm_config(tokenizer), vision=False)
     vlm.init_weights(torch.Generator().manual_seed(config.seed))
-    trainee, curriculum, answers = LanguageTrainee(vlm), {0: READING}, 0.0
+    trainee, curriculum, answers = LanguageTrainee(vlm), None, 0.0
     if stage == "answers":
         trainee.load_state_dict(load_average(run.run_dir / "language"))
         mixtures = {0: FIRST_ANSWERS, ENGLISH_STEPS: TALKING}
@@ -261,7 +261,6 @@ def train_denoiser(run: Run, atlas: Atlas, stage: str, config: TrainConfig, dead
         edits=EDITS if stage == "edit" else 0.0,
     )
     shards = run.run_dir / stage / "examples"
-    workers = 0 if run.device.type == "cpu" else max(1, (os.cpu_count() or 1) - 2)
     cache = ExampleCache(
         encoder,
         shards,
@@ -269,7 +268,7 @@ def train_denoiser(run: Run, atlas: Atlas, stage: str, config: TrainConfig, dead
         mixture=mixture,
         shard_size=512,
         reuse=6,
-        workers=workers,
+        workers=_workers(run),
         atlas=run.atlas,
     )
     objective = Flow(cache, batch_size=config.batch_size, seed=config.seed, shift=shift, sample=sample)
@@ -403,7 +402,20 @@ def initialise(model: MMDiT) -> None:
 def _train(
     run: Run, objective, model: nn.Module, config: TrainConfig, stage: str, deadline: float | None
 ) -> bool:
+    workers = 0 if isinstance(objective, Flow) else _workers(run)  # its cache has its own
     _, progress = train_stage(
-        objective, model, config, stage=stage, run_dir=run.run_dir, deadline=deadline, device=run.device
+        objective,
+        model,
+        config,
+        stage=stage,
+        run_dir=run.run_dir,
+        deadline=deadline,
+        device=run.device,
+        workers=workers,
     )
     return bool(progress["finished"])
+
+
+def _workers(run: Run) -> int:
+    """Return how many processes prepare data: a GPU would wait for one."""
+    return 0 if run.device.type == "cpu" else max(1, (os.cpu_count() or 1) - 2)

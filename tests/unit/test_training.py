@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import multiprocessing
 import signal
 import time
 
@@ -146,6 +147,13 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path, optimizer, mon
     assert keys == (moments if optimizer == "adamw" else moments | {"momentum_buffer"})
 
 
+class LosesItsFile(FourPictures):
+    """Cannot make a batch."""
+
+    def batch(self, step):
+        raise FileNotFoundError("lost")
+
+
 class SignalAt(FourPictures):
     """Send this process a signal during a step."""
 
@@ -180,6 +188,19 @@ def test_a_crashed_run_repeats_its_last_steps(tmp_path):
         file.write('{"step": 6, "lo')  # what a crash leaves of a line
     run(tmp_path / "parts", CONFIG)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_other_processes_make_the_same_batches(tmp_path):
+    run(tmp_path / "here", CONFIG)
+    run(tmp_path / "there", CONFIG, workers=2)
+    assert_same_run(tmp_path / "here", tmp_path / "there")
+    assert multiprocessing.active_children() == []
+
+
+def test_what_fails_in_another_process_fails_here(tmp_path):
+    with pytest.raises(FileNotFoundError, match="lost"):
+        run(tmp_path, CONFIG, LosesItsFile(), workers=1)
+    assert multiprocessing.active_children() == []
 
 
 def test_a_finished_run_stays_finished(tmp_path):

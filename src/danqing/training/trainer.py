@@ -4,7 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from danqing.device import keep_freed_memory
 from danqing.errors import DataError
+from danqing.training.batches import batches
 from danqing.training.config import TrainConfig, learning_rate_factor
 from danqing.training.metrics import RunLog
 from danqing.training.optim import EMA, build_optimizers
@@ -45,9 +46,11 @@ def train(
     run_dir: Path,
     deadline: float | None = None,
     device: torch.device | str = "cpu",
+    workers: int = 0,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Train until `config.steps` or the deadline (`time.monotonic()` seconds), resuming what `run_dir` holds.
 
+    With `workers`, so many other processes make the batches; the objective is copied to each of them.
     Interrupted or told to end (SIGINT, SIGTERM), it finishes its step, saves, and raises KeyboardInterrupt.
     Returns the averaged weights and the progress (steps, items, flops, seconds, finished).
     """
@@ -70,10 +73,10 @@ def train(
     def in_time() -> bool:
         return deadline is None or time.monotonic() < deadline
 
-    with _signals() as signals:
+    with _signals() as signals, closing(batches(objective, progress["step"], workers=workers)) as coming:
         while progress["step"] < config.steps and in_time() and not signals:
             step = progress["step"]
-            batch = objective.batch(step)
+            batch = next(coming)
             metrics = _optimizer_step(objective, model, batch, config, optimizers, step)
             ema.update(model, step)
             progress["step"] = step + 1

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -57,7 +56,7 @@ READING: Final = TextMixture(
     edits=0.16,
     questions=0.12,
     descriptions=0.12,
-    languages=MappingProxyType({"en": 0.32, "zh": 0.20}),
+    languages={"en": 0.32, "zh": 0.20},
 )
 """What teaches the words: mostly captions."""
 FIRST_ANSWERS: Final = TextMixture(
@@ -65,7 +64,7 @@ FIRST_ANSWERS: Final = TextMixture(
     edits=0.0,
     questions=0.5,
     descriptions=0.5,
-    languages=MappingProxyType({"en": 1.0}),
+    languages={"en": 1.0},
 )
 """What teaches to look at pictures: in one language that takes hold within hundreds of steps."""
 TALKING: Final = TextMixture(
@@ -73,7 +72,7 @@ TALKING: Final = TextMixture(
     edits=0.12,
     questions=0.32,
     descriptions=0.22,
-    languages=MappingProxyType({"en": 0.16, "zh": 0.12}),
+    languages={"en": 0.16, "zh": 0.12},
 )
 """What goes on from there, with more of the rarer languages."""
 

@@ -9,7 +9,6 @@ place (see `seeing`), so that answers can be known. Heads and facts are thrown a
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -96,15 +95,15 @@ class Language:
         *,
         batch_size: int,
         seed: int,
-        curriculum: Mapping[int, TextMixture] = MappingProxyType({0: READING}),
+        curriculum: Mapping[int, TextMixture] | None = None,
         answers: float = 0.0,
     ) -> None:
-        """Read texts in the mixtures of `curriculum`, each from its step on.
+        """Read texts in the mixtures of `curriculum`, each from its step on; by default in `READING`.
 
         `answers` weighs a loss of the answers alone, which are a twentieth of all tokens.
         """
         self.atlas, self.tokenizer, self.batch_size, self.seed = atlas, tokenizer, batch_size, seed
-        self.curriculum, self.answers = curriculum, answers
+        self.curriculum, self.answers = curriculum or {0: READING}, answers
 
     def batch(self, step: int) -> list[Texts]:
         """Draw texts of all tasks and languages, those of a task together, and as many bare names.
