@@ -168,13 +168,14 @@ class SignalAt(FourPictures):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_saves_its_step_and_goes_on(tmp_path, number):
+def test_an_interrupted_run_saves_its_step_and_goes_on(tmp_path, number, capsys):
     before = signal.getsignal(number)
     run(tmp_path / "whole", CONFIG)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "parts", CONFIG, SignalAt(4, number))
     assert json.loads((tmp_path / "parts" / "flow" / "progress.json").read_text())["step"] == 5
     assert signal.getsignal(number) is before
+    assert "flow 5/8  interrupted and saved" in capsys.readouterr().err
     run(tmp_path / "parts", CONFIG)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 

@@ -42,3 +42,11 @@ class RunLog:
             file=sys.stderr,
             flush=True,
         )
+
+    def interrupted(self, step: int) -> None:
+        """Tell that the run stopped before its end, and how it goes on."""
+        print(
+            f"{self.stage} {step}/{self.total_steps}  interrupted and saved; the same command goes on from here",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -92,6 +92,7 @@ def train(
                 log.write(progress["step"], evaluate_average(objective, model, ema, folder, progress["step"]))
         checkpoint()
     if signals:
+        log.interrupted(progress["step"])
         raise KeyboardInterrupt
     progress["finished"] = progress["step"] >= config.steps
     return ema.state_dict(model), progress
