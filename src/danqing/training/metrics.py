@@ -46,7 +46,7 @@ class RunLog:
     def interrupted(self, step: int) -> None:
         """Tell that the run stopped before its end, and how it goes on."""
         print(
-            f"{self.stage} {step}/{self.total_steps}  interrupted and saved; the same command goes on from here",
+            f"{self.stage} {step}/{self.total_steps}  interrupted and saved; the same command goes on",
             file=sys.stderr,
             flush=True,
         )
