@@ -62,6 +62,7 @@ SCENES: dict[SceneKind, float] = {"single": 0.62, "count": 0.14, "pair": 0.16, "
 CONCEPTS = 300  # from the start of the core: what is taught to draw and to see, beside the plain shapes
 ENGLISH_STEPS = 250  # in which questions are asked in English alone
 ANSWERS_WEIGHT = 2.0
+CLOSE_UPS = 64  # of single things, a step
 EDITS = 0.5  # share of the tasks that edit a picture, in the last stage
 STYLES = {"flat": 0.75, "3D": 0.25}
 SHIFT, FINAL_SHIFT = 3.0, 1.5  # noise shift of training, and where it ends during the decay
@@ -72,7 +73,7 @@ STAGES = {
         optimizer="muon", log_every=20, evaluate_every=500, save_every=250,
     ),
     "answers": TrainConfig(
-        steps=4000, batch_size=64, learning_rate=2e-3, warmup_steps=50, decay_fraction=0.4, ema_decay=0.998,
+        steps=8000, batch_size=64, learning_rate=2e-3, warmup_steps=50, decay_fraction=0.4, ema_decay=0.998,
         optimizer="muon", log_every=20, evaluate_every=250, save_every=250,
     ),
     "vision": TrainConfig(
@@ -160,12 +161,12 @@ def train_language(run: Run, atlas: Atlas, stage: str, config: TrainConfig, dead
     torch.manual_seed(config.seed)
     vlm = VLM(vlm_config(tokenizer), vision=False)
     vlm.init_weights(torch.Generator().manual_seed(config.seed))
-    trainee, curriculum, answers = LanguageTrainee(vlm), None, 0.0
+    trainee, curriculum, answers, close_ups = LanguageTrainee(vlm), None, 0.0, 0
     if stage == "answers":
         trainee.load_state_dict(load_average(run.run_dir / "language"))
         mixtures = {0: FIRST_ANSWERS, ENGLISH_STEPS: TALKING}
         curriculum = {step: replace(mixture, codes=taught()) for step, mixture in mixtures.items()}
-        answers = ANSWERS_WEIGHT
+        answers, close_ups = ANSWERS_WEIGHT, CLOSE_UPS
     objective = Language(
         atlas,
         tokenizer,
@@ -173,6 +174,7 @@ def train_language(run: Run, atlas: Atlas, stage: str, config: TrainConfig, dead
         seed=config.seed,
         curriculum=curriculum,
         answers=answers,
+        close_ups=close_ups,
     )
     return _train(run, objective, trainee, config, stage, deadline)
 

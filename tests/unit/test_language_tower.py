@@ -81,6 +81,27 @@ def test_names_are_taught_in_every_language(language):
     assert all((names.facts[name] == UNKNOWN).all() for name in fact_classes() if name != "first")
 
 
+def test_close_ups_ask_for_one_thing_in_one_token(tiny, trainee):
+    tokenizer = tiny.components.tokenizer
+    codes = tuple(packaged_atlas().codes[:3])
+    mixture = replace(READING, codes=codes)
+    objective = Language(
+        packaged_atlas(), tokenizer, batch_size=2, seed=0, curriculum={0: mixture}, close_ups=40
+    )
+    near = objective.batch(0)[-1]
+    assert near.grid == (1, 1)
+    assert near.pictures.scenes == 40
+    assert ((near.token_ids == tokenizer.image_pad).sum(1) == 1).all()
+    answers = {
+        tokenizer.decode(targets[at:end].tolist())
+        for targets, at, end in zip(near.targets, near.asked, near.ends, strict=True)
+    }
+    names = {name for code in codes for name in nouns()[code].names.values()}
+    assert {answer for answer in answers if any(name in answer for name in names)}
+    objective.loss(trainee, [near])[0].backward()
+    assert trainee.eyes.table.weight.grad.abs().sum() > 0
+
+
 def test_a_dropped_prefix_is_the_template_in_front_of_the_prompt(language):
     for template in (GENERATE, EDIT_PLUS):
         ids = language.tokenizer.encode(template.fill("苹果"))

@@ -24,6 +24,7 @@ from danqing.data.world.scene import Scene
 from danqing.data.world.shapes import shapes
 from danqing.data.world.words import sample_words
 
+_NAMED_SHARE: Final = 0.75  # of the questions about close-ups ask for a name
 _FUNCTION_WORDS: Final = (
     "风格 画风 渐变 一张 图片 画面 图中 这是 这张 这幅 我们 看到 可以 一共 总共 正好 没有 东西 位于 之间 "
     "中间 两头 里面 颜色 字样 文字 写着 写有 皮肤 的人 请画 画一 生成 条纹 圆点 波点 格子 方格 背景 纯色 "
@@ -128,6 +129,14 @@ def draw_name(rng: np.random.Generator, atlas: Atlas, codes: Sequence[str] | Non
         concepts=(concept_position(code),), counts=(1,), colours=(-1,), background=-1, relation=-1
     )
     return Text(task="generate", prompt=nouns()[code].names[language], labels=labels)
+
+
+def draw_close_up(rng: np.random.Generator, atlas: Atlas, codes: Sequence[str] | None = None) -> Text:
+    """Draw a thing alone and the question what it is, or whether it is this or that; all languages alike."""
+    scene = sample_scene(rng, atlas, shares={"single": 1.0}, codes=codes)
+    language, kind = pick(rng, LANGUAGES), "what" if rng.random() < _NAMED_SHARE else "exists"
+    asked, answer = question(scene, language, rng, atlas, kind=kind)
+    return Text(task="describe", prompt=asked, answer=answer, picture=scene)
 
 
 def corpus(rng: np.random.Generator, atlas: Atlas, count: int) -> Iterator[str]:

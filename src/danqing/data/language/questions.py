@@ -29,16 +29,16 @@ def question(
     atlas: Atlas | None = None,
     *,
     split: Split = "train",
+    kind: str | None = None,
 ) -> tuple[str, str]:
-    """Return a question about a scene and its true answer.
+    """Return a question about a scene and its true answer; with `kind`, such as "what", one of that kind.
 
     Asked are number, colour of a thing (where it is certain), colour of the background, neighbours, content,
     whether something is there, what is written and in which colours, and everything about a face. Raises
     DataError for an unknown language.
     """
     fields = fields_of(scene, language, rng, atlas, split)
-    kinds = _kinds(fields)
-    kind = pick(rng, kinds)
+    kind = pick(rng, _kinds(fields)) if kind is None else kind
     ask = {"en": _english, "zh": _chinese}.get(language, _label)
     said, answer = ask(fields, kind)
     fields.said.update(said)

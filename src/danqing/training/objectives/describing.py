@@ -41,6 +41,7 @@ from danqing.training.objectives.seeing import (
     read_pictures,
     scene_facts,
 )
+from danqing.training.objectives.spelling import answer_ids
 from danqing.training.optim import short_attention
 
 _SIZES: Final = (96, 128, 128, 160)
@@ -197,10 +198,10 @@ class Seeing:
         self, scenes: Sequence[Scene], said: Sequence[tuple[int, str, str]], pictures: Tensor
     ) -> Pictures:
         rows, targets = [], []
-        for _, asked, answer in said:
+        for index, asked, answer in said:
             whole = DESCRIBE.fill(asked, num_pictures=1)
             before = widened_token_ids(self.tokenizer, whole, [GRID[0] * GRID[1]])[len(self._prefix) :]
-            after = self.tokenizer.encode(answer + "<|im_end|>")
+            after = answer_ids(self.tokenizer, answer, scenes[index])
             rows.append(torch.tensor(before + after[:-1]))
             targets.append(torch.tensor([_UNKNOWN] * (len(before) - 1) + after))
         pad = nn.utils.rnn.pad_sequence

@@ -23,18 +23,20 @@ from danqing.data.atlas import Atlas
 from danqing.data.colours import COLOURS
 from danqing.data.concepts import LANGUAGES
 from danqing.data.language import Labels, caption, facts, ordered
-from danqing.data.language.corpus import READING, Text, TextMixture, draw_name, draw_text
+from danqing.data.language.corpus import READING, Text, TextMixture, draw_close_up, draw_name, draw_text
 from danqing.data.language.nouns import nouns
 from danqing.data.language.questions import question
 from danqing.data.world import RELATIONS, Scene, sample_scene
 from danqing.errors import DataError
 from danqing.models.vlm import VLM
 from danqing.training.objectives.seeing import GRID, SceneFacts, SceneTokens, read_pictures, scene_facts
+from danqing.training.objectives.spelling import answer_ids
 from danqing.training.optim import short_attention
 
 _TEMPLATES: dict[str, Template] = {"generate": GENERATE, "edit": EDIT_PLUS, "describe": DESCRIBE}
 _MAX_COUNT = 9
 _WORTH_CUTTING = 16  # texts of a task that are padded in two parts
+_CLOSE = (1, 1)  # tokens of a close-up
 _UNKNOWN = -100  # the target that cross-entropy leaves out
 
 
@@ -53,8 +55,10 @@ class Texts(NamedTuple):
     """Class of each fact, one a row; -100 where the text has none."""
     pictures: SceneFacts | None
     """What the picture of each row shows; None for a task without pictures."""
+    grid: tuple[int, int]
+    """Rows and columns of their tokens."""
     noise: int
-    """Seed of the noise on those pictures."""
+    """Seed of the noise on them."""
     asked: Tensor
     """Position from which on each row is an answer to be foretold; its end where it has none."""
 
@@ -97,13 +101,17 @@ class Language:
         seed: int,
         curriculum: Mapping[int, TextMixture] | None = None,
         answers: float = 0.0,
+        close_ups: int = 0,
     ) -> None:
         """Read texts in the mixtures of `curriculum`, each from its step on; by default in `READING`.
 
-        `answers` weighs a loss of the answers alone, which are a twentieth of all tokens.
+        `answers` weighs a loss of the answers alone, which are a twentieth of all tokens. Each batch also has
+        so many `close_ups`: one token for one thing, and its name is asked. They cost a third of other texts,
+        and what is to be learned by heart, each name in each language, comes by three times as often.
         """
         self.atlas, self.tokenizer, self.batch_size, self.seed = atlas, tokenizer, batch_size, seed
         self.curriculum, self.answers = curriculum or {0: READING}, answers
+        self.close_ups = close_ups
 
     def batch(self, step: int) -> list[Texts]:
         """Draw texts of all tasks and languages, those of a task together, and as many bare names.
@@ -124,7 +132,11 @@ class Language:
                 if part
             ]
         names = [draw_name(rng, self.atlas, mixture.codes) for _ in range(self.batch_size)]
-        return [*parts, self._collate("generate", names)]
+        parts.append(self._collate("generate", names))
+        if self.close_ups:
+            near = [draw_close_up(rng, self.atlas, mixture.codes) for _ in range(self.close_ups)]
+            parts.append(self._collate("describe", near, grid=_CLOSE, noise=int(rng.integers(2**62))))
+        return parts
 
     def loss(self, model: nn.Module, batch: list[Texts]) -> tuple[Tensor, dict[str, float]]:
         """Return the sum of both losses."""
@@ -189,8 +201,7 @@ class Language:
         batch = self._collate("describe", texts)
         said = model.vlm.logits(_features(model, batch)).argmax(-1).cpu()
         right = 0
-        for text, row, targets, end in zip(texts, said, batch.targets, batch.ends, strict=True):
-            first = int(end) - len(self.tokenizer.encode(text.answer + "<|im_end|>"))
+        for row, targets, first, end in zip(said, batch.targets, batch.asked, batch.ends, strict=True):
             right += int(torch.equal(row[first:end], targets[first:end]))
         return right / len(texts)
 
@@ -198,14 +209,16 @@ class Language:
         """Draw a scene of the concepts that are taught last."""
         return sample_scene(rng, self.atlas, "held_out", codes=self.curriculum[max(self.curriculum)].codes)
 
-    def _collate(self, task: str, texts: list[Text], *, noise: int = 0) -> Texts:
+    def _collate(
+        self, task: str, texts: list[Text], *, grid: tuple[int, int] = GRID, noise: int = 0
+    ) -> Texts:
         template = _TEMPLATES[task]
         head = template.text[: template.text.index("{}")]
         prefix = self.tokenizer.encode(head)
         rows, targets, asked = [], [], []
         pad = self.tokenizer.image_pad
         for text in texts:
-            widths = [] if text.picture is None else [GRID[0] * GRID[1]]
+            widths = [] if text.picture is None else [grid[0] * grid[1]]
             whole = template.fill(text.prompt, num_pictures=len(widths))
             ids = widened_token_ids(self.tokenizer, whole, widths)
             if ids[: len(prefix)] != prefix:
@@ -213,8 +226,8 @@ class Language:
                     f"expected {head!r} to be tokens of their own, found them joined to {text.prompt!r}"
                 )
             asked.append(len(ids) - len(prefix) - 1)
-            if text.answer:
-                ids += self.tokenizer.encode(text.answer + "<|im_end|>")
+            if text.picture is not None and text.answer:
+                ids += answer_ids(self.tokenizer, text.answer, text.picture)
             ids = ids[len(prefix) :]
             rows.append(torch.tensor(ids))
             targets.append(
@@ -228,7 +241,8 @@ class Language:
             targets=nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=_UNKNOWN),
             ends=torch.tensor([len(row) - 1 for row in rows]),
             facts=_fact_targets([text.labels for text in texts]),
-            pictures=scene_facts(scenes, self.atlas) if scenes else None,
+            pictures=scene_facts(scenes, self.atlas, grid) if scenes else None,
+            grid=grid,
             noise=noise,
             asked=torch.tensor(asked),
         )
@@ -244,7 +258,7 @@ def _features(model: LanguageTrainee, texts: Texts, *, noisy: bool = False) -> T
         count, *parts = texts.pictures
         noise = torch.Generator().manual_seed(texts.noise) if noisy else None
         shown = model.eyes(SceneFacts(count, *(part.to(device) for part in parts)), noise)
-        return read_pictures(model.vlm, token_ids, shown, prefix=prefix)
+        return read_pictures(model.vlm, token_ids, shown, grid=texts.grid, prefix=prefix)
 
 
 def _is_answer(texts: Texts) -> Tensor:
