@@ -54,6 +54,7 @@ from danqing.weights.layouts import CheckpointInfo, write_folder
 VOCABULARY = 5632
 TEXTS = 25_000  # scenes whose texts the tokenizer learns from
 SIZE = 128  # pixels a side of what is drawn
+SKETCHED = 64  # pixels a side of what is drawn first, with a quarter of the tokens
 SEEN = 168  # pixels a side of what the conditioner sees: 6 x 6 tokens
 CROP = 64  # pixels a side of the autoencoder's training crops
 KL_WEIGHT = 3e-4
@@ -81,6 +82,11 @@ STAGES = {
         ema_decay=0.998, optimizer="muon", log_every=50, evaluate_every=1000, save_every=250,
     ),
     "vae": TrainConfig(steps=20_000, batch_size=8, learning_rate=1e-3, decay_fraction=0.4),
+    "sketch": TrainConfig(
+        steps=3000, batch_size=64, learning_rate=2e-3, warmup_steps=200, decay_fraction=0.0,
+        optimizer="muon",
+        ema_decay=0.998, log_every=20, evaluate_every=400, save_every=200,
+    ),
     "flow": TrainConfig(
         steps=3000, batch_size=64, learning_rate=2e-3, warmup_steps=200, decay_fraction=0.25,
         optimizer="muon",
@@ -135,6 +141,7 @@ def train(run: Run) -> None:
         "answers": lambda: train_language(run, atlas, "answers", stages["answers"], deadline),
         "vision": lambda: train_vision(run, atlas, stages["vision"], deadline),
         "vae": lambda: train_vae(run, atlas, stages["vae"], deadline),
+        "sketch": lambda: train_denoiser(run, atlas, "sketch", stages["sketch"], deadline),
         "flow": lambda: train_denoiser(run, atlas, "flow", stages["flow"], deadline),
         "edit": lambda: train_denoiser(run, atlas, "edit", stages["edit"], deadline),
         "export": lambda: export(run, atlas, stages, run.run_dir / "nano"),
@@ -220,22 +227,23 @@ def train_vae(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | Non
 
 
 def train_denoiser(run: Run, atlas: Atlas, stage: str, config: TrainConfig, deadline: float | None) -> bool:
-    """Train the denoiser to draw ("flow"), then to edit as well ("edit"), on encoded scenes."""
+    """Train the denoiser on encoded scenes: small ("sketch"), whole ("flow"), then edits as well ("edit")."""
     torch.manual_seed(config.seed)
     model = MMDiT(DENOISER)
     initialise(model)
-    if stage == "edit":
-        model.load_state_dict(load_average(run.run_dir / "flow"))
-    elif run.init is not None:
+    if stage == "flow" and run.init is not None:
         trained = find_checkpoint(run.init).transformer(torch.device("cpu"), torch.float32)
         model.load_state_dict(trained.state_dict())
+    elif stage != "sketch":
+        model.load_state_dict(load_average(run.run_dir / {"flow": "sketch", "edit": "flow"}[stage]))
+    size = SKETCHED if stage == "sketch" else SIZE
     parts = frozen_parts(run)
     encoder = SceneEncoder(
         atlas=atlas,
         vae=parts[0],
         vlm=parts[1],
         tokenizer=parts[2],
-        size=SIZE,
+        size=size,
         vision_area=SEEN * SEEN,
         limits=PICTURE_LIMITS,
     )
@@ -244,7 +252,7 @@ def train_denoiser(run: Run, atlas: Atlas, stage: str, config: TrainConfig, dead
     def sample(denoiser: nn.Module, path: Path) -> None:
         assert isinstance(denoiser, MMDiT)
         drawn = generate(
-            components(run, denoiser, parts), [GenerateRequest(prompt=p, seed=0) for p in prompts]
+            components(run, denoiser, parts, size), [GenerateRequest(prompt=p, seed=0) for p in prompts]
         )
         pictures = [one.image for progress in drawn for one in progress.drawn]
         sheet(to_pixels(np.stack([np.asarray(picture) for picture in pictures])), columns=8).save(path)
@@ -339,10 +347,10 @@ def _part(run: Run, stage: str, prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in trained.items() if name.startswith(prefix)}
 
 
-def components(run: Run, denoiser: MMDiT, parts: tuple[VAE, VLM, Tokenizer]) -> Components:
-    """Put a denoiser and the frozen parts together, ready to draw."""
+def components(run: Run, denoiser: MMDiT, parts: tuple[VAE, VLM, Tokenizer], size: int) -> Components:
+    """Put a denoiser and the frozen parts together, ready to draw at `size` pixels a side."""
     return Components(
-        info=INFO,
+        info=replace(INFO, size=(size, size), min_side=min(size, INFO.min_side)),
         transformer=denoiser,
         vae=parts[0],
         vlm=parts[1],
