@@ -83,7 +83,7 @@ STAGES = {
     ),
     "vae": TrainConfig(steps=20_000, batch_size=8, learning_rate=1e-3, decay_fraction=0.4),
     "sketch": TrainConfig(
-        steps=3000, batch_size=128, learning_rate=2e-3, warmup_steps=200, decay_fraction=0.0,
+        steps=3000, batch_size=128, learning_rate=8e-3, warmup_steps=200, decay_fraction=0.0,
         optimizer="muon",
         ema_decay=0.998, log_every=20, evaluate_every=400, save_every=200,
     ),
