@@ -81,17 +81,20 @@ def test_names_are_taught_in_every_language(language):
     assert all((names.facts[name] == UNKNOWN).all() for name in fact_classes() if name != "first")
 
 
-def test_close_ups_ask_for_one_thing_in_one_token(tiny, trainee):
+def test_close_ups_are_of_one_thing_in_one_token_or_of_words_in_a_line(tiny, trainee):
     tokenizer = tiny.components.tokenizer
     codes = tuple(packaged_atlas().codes[:3])
     mixture = replace(READING, codes=codes)
     objective = Language(
         packaged_atlas(), tokenizer, batch_size=2, seed=0, curriculum={0: mixture}, close_ups=40
     )
-    near = objective.batch(0)[-1]
-    assert near.grid == (1, 1)
-    assert near.pictures.scenes == 40
-    assert ((near.token_ids == tokenizer.image_pad).sum(1) == 1).all()
+    near, words = objective.batch(0)[-2:]
+    assert (near.grid, words.grid) == ((1, 1), (1, 6))
+    assert near.pictures.scenes + words.pictures.scenes == 40
+    for part, tokens in ((near, 1), (words, 6)):
+        assert ((part.token_ids == tokenizer.image_pad).sum(1) == tokens).all()
+    assert len(near.pictures.letters) == 0
+    assert len(words.pictures.letters) > words.pictures.scenes
     answers = {
         tokenizer.decode(targets[at:end].tolist())
         for targets, at, end in zip(near.targets, near.asked, near.ends, strict=True)

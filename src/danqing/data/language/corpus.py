@@ -24,7 +24,7 @@ from danqing.data.world.scene import Scene
 from danqing.data.world.shapes import shapes
 from danqing.data.world.words import sample_words
 
-_NAMED_SHARE: Final = 0.75  # of the questions about close-ups ask for a name
+_CLOSE_UPS: Final = {"what": 0.4, "exists": 0.4, "text": 0.2}  # what is asked about them
 _FUNCTION_WORDS: Final = (
     "风格 画风 渐变 一张 图片 画面 图中 这是 这张 这幅 我们 看到 可以 一共 总共 正好 没有 东西 位于 之间 "
     "中间 两头 里面 颜色 字样 文字 写着 写有 皮肤 的人 请画 画一 生成 条纹 圆点 波点 格子 方格 背景 纯色 "
@@ -132,9 +132,13 @@ def draw_name(rng: np.random.Generator, atlas: Atlas, codes: Sequence[str] | Non
 
 
 def draw_close_up(rng: np.random.Generator, atlas: Atlas, codes: Sequence[str] | None = None) -> Text:
-    """Draw a thing alone and the question what it is, or whether it is this or that; all languages alike."""
-    scene = sample_scene(rng, atlas, shares={"single": 1.0}, codes=codes)
-    language, kind = pick(rng, LANGUAGES), "what" if rng.random() < _NAMED_SHARE else "exists"
+    """Draw a thing alone and the question what it is, or whether it is this or that; or words to be read.
+
+    All languages come alike.
+    """
+    language, kind = pick(rng, LANGUAGES), str(rng.choice(list(_CLOSE_UPS), p=list(_CLOSE_UPS.values())))
+    single = {"single": 1.0}
+    scene = _sign(rng) if kind == "text" else sample_scene(rng, atlas, shares=single, codes=codes)
     asked, answer = question(scene, language, rng, atlas, kind=kind)
     return Text(task="describe", prompt=asked, answer=answer, picture=scene)
 

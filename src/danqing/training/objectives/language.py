@@ -36,7 +36,7 @@ from danqing.training.optim import short_attention
 _TEMPLATES: dict[str, Template] = {"generate": GENERATE, "edit": EDIT_PLUS, "describe": DESCRIBE}
 _MAX_COUNT = 9
 _WORTH_CUTTING = 16  # texts of a task that are padded in two parts
-_CLOSE = (1, 1)  # tokens of a close-up
+_CLOSE, _LINE = (1, 1), (1, 6)  # tokens of a close-up of a thing, and of words
 _UNKNOWN = -100  # the target that cross-entropy leaves out
 
 
@@ -106,8 +106,9 @@ class Language:
         """Read texts in the mixtures of `curriculum`, each from its step on; by default in `READING`.
 
         `answers` weighs a loss of the answers alone, which are a twentieth of all tokens. Each batch also has
-        so many `close_ups`: one token for one thing, and its name is asked. They cost a third of other texts,
-        and what is to be learned by heart, each name in each language, comes by three times as often.
+        so many `close_ups`: one token for one thing, and its name is asked or whether it is this or that; or
+        a line of tokens for words to be read. They cost a third of other texts, and what is to be learned by
+        heart, each name in each language, comes by more often.
         """
         self.atlas, self.tokenizer, self.batch_size, self.seed = atlas, tokenizer, batch_size, seed
         self.curriculum, self.answers = curriculum or {0: READING}, answers
@@ -135,7 +136,9 @@ class Language:
         parts.append(self._collate("generate", names))
         if self.close_ups:
             near = [draw_close_up(rng, self.atlas, mixture.codes) for _ in range(self.close_ups)]
-            parts.append(self._collate("describe", near, grid=_CLOSE, noise=int(rng.integers(2**62))))
+            for written, grid in ((False, _CLOSE), (True, _LINE)):
+                if some := [text for text in near if _shows_words(text) == written]:
+                    parts.append(self._collate("describe", some, grid=grid, noise=int(rng.integers(2**62))))
         return parts
 
     def loss(self, model: nn.Module, batch: list[Texts]) -> tuple[Tensor, dict[str, float]]:
@@ -246,6 +249,10 @@ class Language:
             noise=noise,
             asked=torch.tensor(asked),
         )
+
+
+def _shows_words(text: Text) -> bool:
+    return text.picture is not None and text.picture.words is not None
 
 
 def _features(model: LanguageTrainee, texts: Texts, *, noisy: bool = False) -> Tensor:
