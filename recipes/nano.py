@@ -61,9 +61,9 @@ KL_WEIGHT = 3e-4
 LANGUAGES = {"en": 0.6, "zh": 0.3}  # of the captions the denoiser sees; the ten others share the rest
 SCENES: dict[SceneKind, float] = {"single": 0.62, "count": 0.14, "pair": 0.16, "words": 0.08}
 CONCEPTS = 300  # from the start of the core: what is taught to draw and to see, beside the plain shapes
-ENGLISH_STEPS = 250  # in which questions are asked in English alone
+ENGLISH_STEPS = 400  # in which questions are asked in English alone
 ANSWERS_WEIGHT = 2.0
-CLOSE_UPS = 128  # of single things or words, a step
+CLOSE_UPS = 256  # of single things or words, a step
 EDITS = 0.5  # share of the tasks that edit a picture, in the last stage
 STYLES = {"flat": 0.75, "3D": 0.25}
 SHIFT, FINAL_SHIFT = 3.0, 1.5  # noise shift of training, and where it ends during the decay
@@ -74,7 +74,7 @@ STAGES = {
         optimizer="muon", log_every=20, evaluate_every=500, save_every=250,
     ),
     "answers": TrainConfig(
-        steps=14_000, batch_size=64, learning_rate=2e-3, warmup_steps=50, decay_fraction=0.3, ema_decay=0.998,
+        steps=14_000, batch_size=32, learning_rate=4e-3, warmup_steps=50, decay_fraction=0.3, ema_decay=0.998,
         optimizer="muon", log_every=20, evaluate_every=250, save_every=250,
     ),
     "vision": TrainConfig(

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
 
@@ -19,12 +19,12 @@ from danqing.data.language.instructions import edit_instruction
 from danqing.data.language.nouns import nouns
 from danqing.data.language.questions import question
 from danqing.data.language.tables import pick, table
-from danqing.data.world.sample import draw_background, sample_scene
+from danqing.data.world.sample import SceneKind, draw_background, sample_scene
 from danqing.data.world.scene import Scene
 from danqing.data.world.shapes import shapes
 from danqing.data.world.words import sample_words
 
-_CLOSE_UPS: Final = {"what": 0.4, "exists": 0.4, "text": 0.2}  # what is asked about them
+_CLOSE_UPS: Final = {"what": 0.3, "exists": 0.35, "text": 0.35}  # what is asked about them
 _FUNCTION_WORDS: Final = (
     "风格 画风 渐变 一张 图片 画面 图中 这是 这张 这幅 我们 看到 可以 一共 总共 正好 没有 东西 位于 之间 "
     "中间 两头 里面 颜色 字样 文字 写着 写有 皮肤 的人 请画 画一 生成 条纹 圆点 波点 格子 方格 背景 纯色 "
@@ -48,6 +48,8 @@ class TextMixture:
     """Those that are not here share the rest equally."""
     answers: Mapping[str, float] | None = None
     """Languages of questions and descriptions, where they are others."""
+    close_ups: Mapping[str, float] = field(default_factory=dict)
+    """Languages of questions about close-ups; all alike by default."""
     codes: tuple[str, ...] | None = None
     """Concepts of the scenes; all of the atlas and all plain shapes by default."""
 
@@ -66,6 +68,7 @@ FIRST_ANSWERS: Final = TextMixture(
     questions=0.5,
     descriptions=0.5,
     languages={"en": 1.0},
+    close_ups={"en": 1.0},
 )
 """What teaches to look at pictures: in one language that takes hold within hundreds of steps."""
 TALKING: Final = TextMixture(
@@ -131,14 +134,12 @@ def draw_name(rng: np.random.Generator, atlas: Atlas, codes: Sequence[str] | Non
     return Text(task="generate", prompt=nouns()[code].names[language], labels=labels)
 
 
-def draw_close_up(rng: np.random.Generator, atlas: Atlas, codes: Sequence[str] | None = None) -> Text:
-    """Draw a thing alone and the question what it is, or whether it is this or that; or words to be read.
-
-    All languages come alike.
-    """
-    language, kind = pick(rng, LANGUAGES), str(rng.choice(list(_CLOSE_UPS), p=list(_CLOSE_UPS.values())))
-    single = {"single": 1.0}
-    scene = _sign(rng) if kind == "text" else sample_scene(rng, atlas, shares=single, codes=codes)
+def draw_close_up(rng: np.random.Generator, atlas: Atlas, mixture: TextMixture = READING) -> Text:
+    """Draw a thing alone and the question what it is, or whether it is this or that; or words to be read."""
+    language = draw_language(rng, mixture.close_ups)
+    kind = str(rng.choice(list(_CLOSE_UPS), p=list(_CLOSE_UPS.values())))
+    single: dict[SceneKind, float] = {"single": 1.0}
+    scene = _sign(rng) if kind == "text" else sample_scene(rng, atlas, shares=single, codes=mixture.codes)
     asked, answer = question(scene, language, rng, atlas, kind=kind)
     return Text(task="describe", prompt=asked, answer=answer, picture=scene)
 

@@ -135,7 +135,7 @@ class Language:
         names = [draw_name(rng, self.atlas, mixture.codes) for _ in range(self.batch_size)]
         parts.append(self._collate("generate", names))
         if self.close_ups:
-            near = [draw_close_up(rng, self.atlas, mixture.codes) for _ in range(self.close_ups)]
+            near = [draw_close_up(rng, self.atlas, mixture) for _ in range(self.close_ups)]
             for written, grid in ((False, _CLOSE), (True, _LINE)):
                 if some := [text for text in near if _shows_words(text) == written]:
                     parts.append(self._collate("describe", some, grid=grid, noise=int(rng.integers(2**62))))
