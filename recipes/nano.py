@@ -12,7 +12,8 @@ goes on from a checkpoint whose other parts are taken as they are.
 import json
 import os
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from danqing.data.cache import ExampleCache, Mixture, SceneEncoder
 from danqing.data.concepts import core_codes
 from danqing.data.language.corpus import FIRST_ANSWERS, TALKING, corpus
 from danqing.data.pictures import PictureSource
-from danqing.data.world import SceneKind, held_out_prompts
+from danqing.data.world import held_out_prompts
 from danqing.data.world.shapes import shapes
 from danqing.errors import ConfigError
 from danqing.model import find_checkpoint
@@ -58,15 +59,37 @@ SKETCHED = 64  # pixels a side of what is drawn first, with a quarter of the tok
 SEEN = 168  # pixels a side of what the conditioner sees: 6 x 6 tokens
 CROP = 64  # pixels a side of the autoencoder's training crops
 KL_WEIGHT = 3e-4
-LANGUAGES = {"en": 0.6, "zh": 0.3}  # of the captions the denoiser sees; the ten others share the rest
-SCENES: dict[SceneKind, float] = {"single": 0.62, "count": 0.14, "pair": 0.16, "words": 0.08}
 CONCEPTS = 300  # from the start of the core: what is taught to draw and to see, beside the plain shapes
 ENGLISH_STEPS = 400  # in which questions are asked in English alone
 ANSWERS_WEIGHT = 2.0
 CLOSE_UPS = 256  # of single things or words, a step
-EDITS = 0.5  # share of the tasks that edit a picture, in the last stage
-STYLES = {"flat": 0.75, "3D": 0.25}
-SHIFT, FINAL_SHIFT = 3.0, 1.5  # noise shift of training, and where it ends during the decay
+SHIFT, FINAL_SHIFT = 3.0, 1.5  # noise shift of the sampler; where that of training ends during the decay
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """What a stage of the denoiser learns to draw."""
+
+    after: str | None
+    """The stage whose weights it goes on from."""
+    size: int = SIZE
+    mixture: Mixture
+    shift: float = SHIFT
+    """Noise shift of training: the higher, the more is learned about what a prompt means."""
+
+
+ALL_KINDS = Mixture(
+    languages={"en": 0.7, "zh": 0.2},  # the ten others share the rest
+    shares={"single": 0.7, "count": 0.12, "pair": 0.13, "words": 0.05},
+    styles={"flat": 0.75, "3D": 0.25},
+)
+LONE_THINGS = Mixture(languages={"en": 1.0}, shares={"single": 1.0}, styles={"flat": 1.0})
+DENOISED = {
+    "things": Drawn(after=None, size=SKETCHED, mixture=LONE_THINGS, shift=12.0),
+    "sketch": Drawn(after="things", size=SKETCHED, mixture=ALL_KINDS, shift=5.0),
+    "flow": Drawn(after="sketch", mixture=ALL_KINDS),
+    "edit": Drawn(after="flow", mixture=replace(ALL_KINDS, edits=0.5)),
+}
 
 STAGES = {
     "language": TrainConfig(
@@ -82,20 +105,21 @@ STAGES = {
         ema_decay=0.998, optimizer="muon", log_every=50, evaluate_every=1000, save_every=250,
     ),
     "vae": TrainConfig(steps=20_000, batch_size=8, learning_rate=1e-3, decay_fraction=0.4),
+    "things": TrainConfig(
+        steps=6000, batch_size=128, learning_rate=4e-3, warmup_steps=200, decay_fraction=0.0,
+        optimizer="muon", ema_decay=0.998, log_every=20, evaluate_every=400, save_every=200,
+    ),
     "sketch": TrainConfig(
-        steps=3000, batch_size=128, learning_rate=8e-3, warmup_steps=200, decay_fraction=0.0,
-        optimizer="muon",
-        ema_decay=0.998, log_every=20, evaluate_every=400, save_every=200,
+        steps=3000, batch_size=128, learning_rate=4e-3, warmup_steps=200, decay_fraction=0.0,
+        optimizer="muon", ema_decay=0.998, log_every=20, evaluate_every=400, save_every=200,
     ),
     "flow": TrainConfig(
         steps=3000, batch_size=128, learning_rate=2e-3, warmup_steps=200, decay_fraction=0.25,
-        optimizer="muon",
-        ema_decay=0.998, log_every=20, evaluate_every=400, save_every=200,
+        optimizer="muon", ema_decay=0.998, log_every=20, evaluate_every=400, save_every=200,
     ),
     "edit": TrainConfig(
         steps=2000, batch_size=128, learning_rate=1e-3, warmup_steps=100, decay_fraction=0.4,
-        optimizer="muon",
-        ema_decay=0.998, log_every=20, evaluate_every=400, save_every=200,
+        optimizer="muon", ema_decay=0.998, log_every=20, evaluate_every=400, save_every=200,
     ),
 }  # fmt: skip
 
@@ -141,9 +165,7 @@ def train(run: Run) -> None:
         "answers": lambda: train_language(run, atlas, "answers", stages["answers"], deadline),
         "vision": lambda: train_vision(run, atlas, stages["vision"], deadline),
         "vae": lambda: train_vae(run, atlas, stages["vae"], deadline),
-        "sketch": lambda: train_denoiser(run, atlas, "sketch", stages["sketch"], deadline),
-        "flow": lambda: train_denoiser(run, atlas, "flow", stages["flow"], deadline),
-        "edit": lambda: train_denoiser(run, atlas, "edit", stages["edit"], deadline),
+        **{name: partial(train_denoiser, run, atlas, name, stages[name], deadline) for name in DENOISED},
         "export": lambda: export(run, atlas, stages, run.run_dir / "nano"),
     }
     if run.init is not None:
@@ -227,23 +249,23 @@ def train_vae(run: Run, atlas: Atlas, config: TrainConfig, deadline: float | Non
 
 
 def train_denoiser(run: Run, atlas: Atlas, stage: str, config: TrainConfig, deadline: float | None) -> bool:
-    """Train the denoiser on encoded scenes: small ("sketch"), whole ("flow"), then edits as well ("edit")."""
+    """Train the denoiser on encoded scenes, as `DENOISED` says."""
+    drawn = DENOISED[stage]
     torch.manual_seed(config.seed)
     model = MMDiT(DENOISER)
     initialise(model)
     if stage == "flow" and run.init is not None:
         trained = find_checkpoint(run.init).transformer(torch.device("cpu"), torch.float32)
         model.load_state_dict(trained.state_dict())
-    elif stage != "sketch":
-        model.load_state_dict(load_average(run.run_dir / {"flow": "sketch", "edit": "flow"}[stage]))
-    size = SKETCHED if stage == "sketch" else SIZE
+    elif drawn.after is not None:
+        model.load_state_dict(load_average(run.run_dir / drawn.after))
     parts = frozen_parts(run)
     encoder = SceneEncoder(
         atlas=atlas,
         vae=parts[0],
         vlm=parts[1],
         tokenizer=parts[2],
-        size=size,
+        size=drawn.size,
         vision_area=SEEN * SEEN,
         limits=PICTURE_LIMITS,
     )
@@ -251,31 +273,24 @@ def train_denoiser(run: Run, atlas: Atlas, stage: str, config: TrainConfig, dead
 
     def sample(denoiser: nn.Module, path: Path) -> None:
         assert isinstance(denoiser, MMDiT)
-        drawn = generate(
-            components(run, denoiser, parts, size), [GenerateRequest(prompt=p, seed=0) for p in prompts]
+        progress = generate(
+            components(run, denoiser, parts, drawn.size), [GenerateRequest(prompt=p, seed=0) for p in prompts]
         )
-        pictures = [one.image for progress in drawn for one in progress.drawn]
+        pictures = [one.image for made in progress for one in made.drawn]
         sheet(to_pixels(np.stack([np.asarray(picture) for picture in pictures])), columns=8).save(path)
 
     decay = replace(config, warmup_steps=0)
 
     def shift(step: int) -> float:
         stable = (learning_rate_factor(decay, step) - config.final_fraction) / (1 - config.final_fraction)
-        return FINAL_SHIFT + (SHIFT - FINAL_SHIFT) * stable
+        return FINAL_SHIFT + (drawn.shift - FINAL_SHIFT) * stable
 
-    mixture = Mixture(
-        languages=LANGUAGES,
-        shares=SCENES,
-        codes=taught(),
-        styles=STYLES,
-        edits=EDITS if stage == "edit" else 0.0,
-    )
     shards = run.run_dir / stage / "examples"
     cache = ExampleCache(
         encoder,
         shards,
         seed=config.seed,
-        mixture=mixture,
+        mixture=replace(drawn.mixture, codes=taught()),
         shard_size=512,
         reuse=6,
         workers=_workers(run),

@@ -14,7 +14,7 @@ import danqing
 from danqing.model import find_checkpoint
 from tests.guards.files import ROOT
 
-STAGES = ("language", "answers", "vision", "vae", "sketch", "flow", "edit")
+STAGES = ("language", "answers", "vision", "vae", "things", "sketch", "flow", "edit")
 SMALLER = {
     "TEXTS = 25_000": "TEXTS = 300",
     "VOCABULARY = 5632": "VOCABULARY = 1200",
@@ -95,7 +95,7 @@ def test_a_checkpoint_from_nothing(train, tmp_path, monkeypatch):
         metrics = [json.loads(line) for line in (run / stage / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in metrics] == [2]  # the evaluation after the last step
         assert all(value == value for line in metrics for value in line.values())  # none is NaN
-    for stage in ("sketch", "flow", "edit"):
+    for stage in ("things", "sketch", "flow", "edit"):
         assert {path.name for path in (run / stage).glob("sheet-*.png")} == {"sheet-0000002.png"}
 
     # as if it had not been stopped
@@ -138,7 +138,7 @@ def test_no_time_makes_the_tokenizer_and_stops(train, tmp_path):
 
 def test_an_unknown_stage_is_a_mistake(cli):
     done = cli("train", ROOT / "recipes" / "nano.py", "--run-dir", "run", "--stage", "flwo")
-    known = "tokenizer, language, answers, vision, vae, sketch, flow, edit, export"
+    known = "tokenizer, language, answers, vision, vae, things, sketch, flow, edit, export"
     assert done.is_mistake(f"--stage: expected some of {known}, found 'flwo'")
 
 
