@@ -200,6 +200,27 @@ def test_a_scene_of_several_things_needs_as_many_concepts():
         sample_scene(np.random.default_rng(0), atlas, shares={"pair": 1.0}, codes=atlas.codes[:1])
 
 
+def only(code: str, style: str) -> Scene:
+    wanted: dict = {"shares": {"single": 1.0}, "codes": [code], "styles": {style: 1.0}}
+    return sample_scene(np.random.default_rng(0), packaged_atlas(), **wanted)
+
+
+def test_a_scene_that_is_all_held_out_is_refused():
+    atlas = packaged_atlas()
+    drawn = [(code, style) for code in atlas.codes for style in atlas.styles if atlas.has(code, style)]
+    with pytest.raises(DataError, match="no such scene"):
+        only(*next(one for one in drawn if is_held_out("style", *one)))
+    code, style = next(one for one in drawn if not is_held_out("style", *one))
+    assert only(code, style).things[0].concept == code
+
+
+def test_a_thing_in_a_style_it_does_not_have_is_refused():
+    atlas = packaged_atlas()
+    missing = next((c, s) for c in atlas.codes for s in atlas.styles if not atlas.has(c, s))
+    with pytest.raises(DataError, match="found no 1 of them"):
+        only(*missing)
+
+
 def test_dyeing_a_many_coloured_thing_is_refused(atlas: Atlas) -> None:
     code, style = next((c, s) for c in atlas.codes for s in atlas.styles if atlas.facts(c, s).hue is None)
     scene = Scene((Thing(code, style, "blue", 0.5, 0.5, 0.5),), Background.plain("red"))

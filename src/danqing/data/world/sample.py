@@ -62,6 +62,7 @@ _SHAPE_SHARE: Final = 0.06  # of all things
 _THING_SHARE: Final = 0.25  # of written words have a thing above or below them
 _GAP: Final = 0.04  # between words and such a thing, and to the edge
 _TRIES: Final = 20
+_DRAWS: Final = 10_000  # after which what is asked for does not exist
 _GROUP_SIZES: Final = ((1, 1), (1, 1, 1), (2, 1), (1, 2), (2, 2), (3, 1), (2, 3), (1, 1, 2), (3, 3))
 
 
@@ -81,8 +82,9 @@ def sample_scene(
     occurs; with "held_out" at least one held-out combination or word does. The same generator state and atlas
     give the same scene.
 
-    Raises DataError for an unknown split, for fewer concepts than a kind of scene holds, and for "held_out"
-    where only portraits are asked for, of which nothing is held out.
+    Raises DataError for an unknown split, for fewer concepts than a kind of scene holds, for concepts and
+    styles of which no such scene exists, and for "held_out" where only portraits are asked for, of which
+    nothing is held out.
     """
     if split not in ("train", "held_out"):
         raise DataError(f"expected split 'train' or 'held_out', found {split!r}")
@@ -91,10 +93,14 @@ def sample_scene(
             "expected a kind besides 'portrait' for split 'held_out', found none; ask for 'train'"
         )
     stock = _Stock.of(atlas, codes, styles, split == "held_out")
-    while True:
+    for _ in range(_DRAWS):
         scene = _KINDS[weighted(rng, shares)](rng, atlas, stock)
         if scene is not None and contains_held_out(scene) == stock.held_out:
             return scene
+    raise DataError(
+        f"expected concepts and styles that meet in split {split!r}, found no such scene in {_DRAWS:,} "
+        "draws; allow more concepts, styles or kinds of scenes"
+    )
 
 
 def draw_background(rng: np.random.Generator, colour: str, kind: BackgroundKind) -> Background:
@@ -275,13 +281,17 @@ def _draw_things(rng: np.random.Generator, atlas: Atlas, stock: _Stock, count: i
         raise DataError(
             f"expected at least {count} concepts to draw from, found {[*stock.codes, *stock.shapes]}"
         )
-    while True:
+    for _ in range(_DRAWS):
         style = choose(rng, atlas.styles) if stock.styles is None else weighted(rng, stock.styles)
         things = [_draw_thing(rng, stock, style) for _ in range(count)]
         if len({thing.concept for thing in things}) == count and all(
             thing.style == SHAPE or atlas.has(thing.concept, style) for thing in things
         ):
             return tuple(thing if thing.style == SHAPE else _dyed(rng, atlas, thing) for thing in things)
+    raise DataError(
+        f"expected concepts that the atlas has in the styles asked for, found no {count} of them together in "
+        f"{_DRAWS:,} draws; allow more concepts or styles"
+    )
 
 
 def _draw_thing(rng: np.random.Generator, stock: _Stock, style: str) -> Thing:
